@@ -1,0 +1,121 @@
+"""Which keys a query may see: predicates over logical positions and segments, combined by AND and OR.
+
+A mask is never a tensor here. Each predicate answers for one tile of (query, key) pairs at a time, so an arbitrary
+mask costs O(tile) memory. Positions are logical (after caches, windows and permutations), never storage indices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The coordinates of one tile of the pattern: rows are queries, columns are keys.
+
+    Every field broadcasts to ``[batch, rows, keys]``. Segments are None where the layout carries none.
+    """
+
+    query_pos: Tensor  # [b, rows, 1]
+    key_pos: Tensor  # [b, 1, keys]
+    query_segment: Tensor | None
+    key_segment: Tensor | None
+    rows: slice  # storage rows of this tile, for predicates that index a user's tensor
+    keys: slice
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """One rule: ``visible(tile) -> bool [b, rows, keys]``.
+
+    ``reach(lo, hi)`` optionally bounds the key positions that queries at positions lo…hi can see, as ``(first, last)``
+    (None = unbounded), so that whole tiles are skipped without evaluating the rule.
+    """
+
+    name: str
+    visible: Callable[[Tile], Tensor]
+    reach: Callable[[int, int], tuple[int | None, int | None]] | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def causal() -> Predicate:
+    """Keys at or before the query."""
+    return Predicate("causal", lambda t: t.key_pos <= t.query_pos, lambda _lo, hi: (None, hi))
+
+
+def within(window: int) -> Predicate:
+    """Keys less than `window` positions behind the query (the query itself included), as Hugging Face counts it."""
+    return Predicate(
+        f"within({window})", lambda t: t.query_pos - t.key_pos < window, lambda lo, _hi: (lo - window + 1, None)
+    )
+
+
+def same_chunk(size: int) -> Predicate:
+    """Keys whose position falls in the query's block of `size` positions (Llama-4 chunked attention)."""
+    return Predicate(
+        f"same_chunk({size})",
+        lambda t: torch.div(t.key_pos, size, rounding_mode="floor")
+        == torch.div(t.query_pos, size, rounding_mode="floor"),
+        lambda lo, hi: (lo // size * size, hi // size * size + size - 1),
+    )
+
+
+def same_segment() -> Predicate:
+    """Keys of the query's own segment; segment -1 belongs to no segment (packed sequences)."""
+
+    def visible(t: Tile) -> Tensor:
+        if t.query_segment is None or t.key_segment is None:
+            raise ValueError("same_segment() needs a Layout with query_segment and key_segment; none were given")
+        return (t.key_segment == t.query_segment) & (t.key_segment >= 0)
+
+    return Predicate("same_segment", visible)
+
+
+def first(count: int) -> Predicate:
+    """Keys at positions below `count` (a prefix; with `causal` in any_of: prefix-bidirectional attention)."""
+    return Predicate(f"first({count})", lambda t: t.key_pos < count)
+
+
+def dense(visible: Tensor) -> Predicate:
+    """An arbitrary boolean mask the caller already holds, ``[batch or 1, n_query, n_key]``, True = visible."""
+    return Predicate("dense", lambda t: visible[:, t.rows, t.keys])
+
+
+def rule(name: str, visible: Callable[[Tile], Tensor]) -> Predicate:
+    """Any other rule, evaluated tile by tile."""
+    return Predicate(name, visible)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """AND of `all_of`, OR-ed with nothing unless `any_of` is given: all(all_of) and (any(any_of) or no any_of).
+
+    ``Mask((causal(),))`` is plain causal attention, ``Mask()`` sees everything,
+    ``Mask((), (causal(), first(4)))`` is prefix-bidirectional.
+    """
+
+    all_of: tuple[Predicate, ...] = ()
+    any_of: tuple[Predicate, ...] = ()
+
+    def visible(self, tile: Tile) -> Tensor | None:
+        """True where the query sees the key, ``[b, rows, keys]``; None when the mask hides nothing."""
+        seen: Tensor | None = None
+        for predicate in self.all_of:
+            one = predicate.visible(tile)
+            seen = one if seen is None else seen & one
+        if self.any_of:
+            some = self.any_of[0].visible(tile)
+            for predicate in self.any_of[1:]:
+                some = some | predicate.visible(tile)
+            seen = some if seen is None else seen & some
+        return seen
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The predicates by name, for reports and for choosing a fast path."""
+        either = ("any(" + ", ".join(p.name for p in self.any_of) + ")",) if self.any_of else ()
+        return tuple(p.name for p in self.all_of) + either

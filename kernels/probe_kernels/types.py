@@ -1,0 +1,158 @@
+"""The nouns of the kernels: what is attended, how it lies, what is wanted, and what came out.
+
+Axes: ``B`` batch, ``H`` query heads, ``Hk`` key/value heads (H % Hk == 0; query head h reads head h // (H/Hk)),
+``Q`` queries, ``K`` keys, ``D`` head width of q and k, ``Dv`` head width of v.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+
+from torch import Tensor
+
+from probe_kernels.mask import Mask
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What makes the scores: s = softcap·tanh(scale·q·k / softcap) + bias, and one learned sink logit per head.
+
+    Raises `ValueError` where shapes do not fit together.
+    """
+
+    query: Tensor  # [B, H, Q, D]
+    key: Tensor  # [B, Hk, K, D], not repeated over the group
+    value: Tensor | None  # [B, Hk, K, Dv]; None: no z is wanted
+    scale: float
+    softcap: float | None = None
+    sinks: Tensor | None = None  # [H]: logits of a virtual key with value 0
+    bias: Tensor | None = None  # added to scores, broadcastable to [B, H, Q, K] (T5 position bias, a user's float mask)
+    alibi: Tensor | None = None  # [H]: slopes m, adds -m·(query_pos - key_pos)
+
+    def __post_init__(self) -> None:
+        q, k, v = self.query, self.key, self.value
+        if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+            raise ValueError(f"query {tuple(q.shape)} and key {tuple(k.shape)} must be [B,H,Q,D] and [B,Hk,K,D]")
+        if q.shape[1] % k.shape[1]:
+            raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly")
+        if v is not None and v.shape[:3] != k.shape[:3]:
+            raise ValueError(f"value {tuple(v.shape)} must match key {tuple(k.shape)} in batch, heads and length")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where queries and keys lie, and which of them count. ``b`` is 1 or B.
+
+    A key that is not real is never visible. A query that is not real still gets an answer (z = whatever its row
+    gives) but is left out of every sum over queries (column mass).
+    """
+
+    mask: Mask
+    query_pos: Tensor  # int64 [b, Q]
+    key_pos: Tensor  # int64 [b, K]
+    query_segment: Tensor | None = None  # int [b, Q]
+    key_segment: Tensor | None = None  # int [b, K]
+    query_real: Tensor | None = None  # bool [b, Q]
+    key_real: Tensor | None = None  # bool [b, K]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Mass on visible keys whose id equals the query's id: ids int64, ``query_ids [b, Q]``, ``key_ids [b, K]``."""
+
+    query_ids: Tensor
+    key_ids: Tensor
+
+
+@dataclass(frozen=True)
+class Want:
+    """The statistics that somebody asked for; the union over metrics is computed once, in one sweep.
+
+    All are taken from p = exp(s - lse), the pattern as the model has it (with a learned sink, rows sum to
+    1 - sink mass). Named mappings: key = how the asker will find the answer again.
+    """
+
+    z: bool = True
+    lse: bool = False
+    entropy: bool = False  # nats; a learned sink counts as one more outcome
+    square: bool = False  # Σ p²
+    top: bool = False  # largest probability and the storage index of its key (first of equals)
+    distance: bool = False  # Σ p·|query_pos - key_pos|
+    visible: bool = False  # number of visible keys of a row
+    column: bool = False  # Σ over real queries of p, per key; and how many real queries see the key
+    first: tuple[int, ...] = ()  # mass on the first n visible keys of the row
+    offsets: tuple[int, ...] = ()  # mass on the key exactly o positions behind the query
+    bands: tuple[tuple[int, int], ...] = ()  # column mass from queries with lo <= query_pos - key_pos <= hi
+    matches: Mapping[str, Match] = field(default_factory=dict)  # token-match mass
+    key_groups: Mapping[str, Tensor] = field(default_factory=dict)  # int16 [b, K], -1 = none: mass per group
+    parts: frozenset[str] = frozenset()  # key_groups whose z_g = Σ_{j in g} p v is wanted as well
+    query_groups: Mapping[str, Tensor] = field(default_factory=dict)  # int16 [b, Q]: column mass per query group
+    table: int = 0  # block size of the block-LSE table; 0 = no table
+    rows: Mapping[str, Callable[[Tensor, slice, slice], Tensor]] = field(default_factory=dict)
+    # ^ torch backend only: fn(block p [B, H, rows, keys], rows, keys) -> [B, H, rows, ...], concatenated over rows
+
+    def __or__(self, other: "Want") -> "Want":
+        merged: dict[str, object] = {}
+        for one in fields(self):
+            a, b = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(a, bool):
+                merged[one.name] = a or b
+            elif isinstance(a, tuple):
+                merged[one.name] = tuple(dict.fromkeys((*a, *b)))
+            elif isinstance(a, frozenset):
+                merged[one.name] = a | b
+            elif isinstance(a, int):
+                if a and b and a != b:
+                    raise ValueError(f"two block sizes of the table were wanted, {a} and {b}; agree on one")
+                merged[one.name] = a or b
+            else:
+                clash = [key for key in a if key in b and a[key] is not b[key]]
+                if clash:
+                    raise ValueError(f"two different {one.name} were wanted under the name {clash[0]!r}; rename one")
+                merged[one.name] = {**a, **b}
+        return Want(**merged)  # type: ignore[arg-type]
+
+
+@dataclass
+class Attended:
+    """z and the wanted statistics, float32 (z in the value's dtype); a field that was not wanted is None or missing.
+
+    Rows that see no key: z = 0, lse = -inf, entropy = 0, every mass 0, top_index = -1.
+    """
+
+    z: Tensor | None = None  # [B, H, Q, Dv]
+    lse: Tensor | None = None  # [B, H, Q], includes a learned sink
+    sink_mass: Tensor | None = None  # [B, H, Q], present whenever the scores have learned sinks
+    entropy: Tensor | None = None  # [B, H, Q]
+    square: Tensor | None = None  # [B, H, Q]
+    top_p: Tensor | None = None  # [B, H, Q]
+    top_index: Tensor | None = None  # int64 [B, H, Q], storage index into the keys
+    distance: Tensor | None = None  # [B, H, Q]
+    visible: Tensor | None = None  # int64 [B, Q]
+    column: Tensor | None = None  # [B, H, K]
+    seen_by: Tensor | None = None  # int64 [B, K]: real queries that see the key (with column)
+    first: dict[int, Tensor] = field(default_factory=dict)  # n -> [B, H, Q]
+    offsets: dict[int, Tensor] = field(default_factory=dict)  # o -> [B, H, Q]
+    bands: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (lo, hi) -> [B, H, K]
+    band_seen_by: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # int64 [B, K]
+    matches: dict[str, Tensor] = field(default_factory=dict)  # [B, H, Q]
+    key_groups: dict[str, Tensor] = field(default_factory=dict)  # [B, H, Q, G]
+    parts: dict[str, Tensor] = field(default_factory=dict)  # [B, H, Q, G, Dv]
+    query_groups: dict[str, Tensor] = field(default_factory=dict)  # [B, H, R, K]
+    table: Tensor | None = None  # [B, H, blocks, Q]: log Σ_{j in block} e^s, keys only
+    rows: dict[str, Tensor] = field(default_factory=dict)
+
+
+# edit(block, rows, keys) -> edited block. `block` is [B, H, rows, keys]; rows and keys are storage slices.
+BlockEdit = Callable[[Tensor, slice, slice], Tensor]
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Edits of the blocks inside the sweep, so that z and every statistic come from the edited attention.
+
+    `scores` edits are applied after mask, bias and softcap (hidden keys hold -inf and must stay -inf), in order;
+    `probs` edits after the softmax. Blocks hold whole rows: every key that any row of the chunk may see.
+    """
+
+    scores: tuple[BlockEdit, ...] = ()
+    probs: tuple[BlockEdit, ...] = ()

@@ -1,11 +1,12 @@
 """What an intervention may do to a forward; each method is optional, found by name.
 
 - ``call(call) -> AttentionCall``: edit what the layer's attention is given, before it is applied.
-- ``edits(call) -> Edits``: edit blocks of scores or probabilities inside the sweep, so that z and every statistic come
-  from the edited attention.
+- ``edits(call) -> Edits``: edit blocks of scores or probabilities inside the sweep, so that z and every
+  statistic come from the edited attention.
 - ``attended(call, attended) -> Attended``: edit z after the sweep.
 
-Interventions of a list apply in order: all ``call`` edits, then ``edits`` inside the sweep, then ``attended``.
+Interventions of a list apply in order: all ``call`` edits, then ``edits`` inside the sweep, then
+``attended``.
 """
 
 from typing import Literal, Protocol, runtime_checkable

@@ -10,12 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import probe
 import probe_app
 import probe_kernels
-from probe.prompts import data_dir
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import probe
+from probe.prompts import data_dir
 
 TEXT = "the cat sat on the mat and the dog sat on the rug"
 
@@ -57,5 +58,7 @@ with tempfile.TemporaryDirectory() as folder:
     check("entropy" in command("show", "run"), "probe show does not name entropy")
     answer = json.loads(command("analyze", "tiny", "--text", TEXT, "--metric", "entropy", "--json"))
     check(len(answer["metrics"]["entropy"]["values"]) == 2, "the JSON answer does not hold two layers")
-    shipped = json.loads(command("analyze", "smollm2-135m", "--max-tokens", "64", "--metric", "entropy", "--json"))
+    shipped = json.loads(
+        command("analyze", "smollm2-135m", "--max-tokens", "64", "--metric", "entropy", "--json")
+    )
     check(shipped["tokens"] == 64, "the shipped text was not read from the wheel")

@@ -2,7 +2,7 @@
 
 import os
 
-# Before torch or transformers are imported anywhere. Two workers with two threads each would fight over two cores.
+# Before torch or transformers are imported anywhere. One thread: workers would fight over few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")

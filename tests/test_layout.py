@@ -20,12 +20,8 @@ PACKAGES = {
 SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Distribution name -> import name, where they differ.
-IMPORT_NAMES = {
-    "scikit-learn": "sklearn",
-    "flask-compress": "flask_compress",
-    "transformer-lens": "transformer_lens",
-}
-# Named by the project's promise to users (notebook plots, readouts) or needed by a dependency rather than by an import.
+IMPORT_NAMES = {"scikit-learn": "sklearn"}
+# Promised to users of the base installation; the rooms that import them are still to come.
 NOT_IMPORTED_YET = {"plotly", "scikit-learn", "einops", "triton"}
 
 
@@ -61,7 +57,7 @@ def test_functions_are_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_no_drawer_for_everything_and_no_unchecked_annotations(path: Path) -> None:
-    """No utils, helpers or common files; no postponed annotations, which would hide shapes from the run-time check."""
+    """No utils or helpers; no postponed annotations, which would hide shapes from the run-time check."""
     assert path.stem not in {"utils", "helpers", "common", "misc"}
     assert "from __future__ import annotations" not in path.read_text()
 
@@ -127,34 +123,27 @@ def _imported() -> set[str]:
     return names
 
 
+def _names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[><=;\[ ]", line, maxsplit=1)[0].lower().replace("_", "-") for line in requirements}
+
+
+BASE = _names(PROJECT["project"]["dependencies"])
+EXTRAS = _names([line for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines])
+
+
 def test_every_dependency_is_declared_and_used() -> None:
     """What the packages import is declared, and what the base installation brings is imported."""
-
-    def names(requirements: list[str]) -> set[str]:
-        return {re.split(r"[><=;\[ ]", line, maxsplit=1)[0] for line in requirements}
-
-    base = names(PROJECT["project"]["dependencies"])
-    extras = names([line for lines in PROJECT["project"]["optional-dependencies"].values() for line in lines])
-    declared = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in base | extras} | set(PACKAGES)
-    third_party = {name for name in _imported() if name not in sys.stdlib_module_names}
-    assert third_party <= declared
-    idle = {name for name in base if IMPORT_NAMES.get(name, name.replace("-", "_")) not in third_party}
-    assert idle <= NOT_IMPORTED_YET
+    modules = {name: IMPORT_NAMES.get(name, name.replace("-", "_")) for name in BASE | EXTRAS}
+    third_party = {name for name in _imported() if name not in sys.stdlib_module_names} - set(PACKAGES)
+    assert third_party <= set(modules.values())
+    assert {name for name in BASE if modules[name] not in third_party} <= NOT_IMPORTED_YET
 
 
 def test_constraints_pin_every_direct_dependency() -> None:
-    """constraints.txt holds each dependency that pyproject names, but for triton, which torch's CUDA build pins."""
+    """constraints.txt pins each named dependency but triton, which torch's CUDA build pins by itself."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")
-    }
-    project = PROJECT["project"]
-    wanted = [
-        *project["dependencies"],
-        *(line for lines in project["optional-dependencies"].values() for line in lines),
-    ]
-    direct = {re.split(r"[><=;\[ ]", line, maxsplit=1)[0].lower().replace("_", "-") for line in wanted}
-    assert direct - {"attention-probe", "triton"} <= pinned
+    pinned = _names([line for line in lines if line and not line.startswith("#")])
+    assert (BASE | EXTRAS) - {"attention-probe", "triton"} <= pinned
     assert "triton" not in pinned
 
 

@@ -36,7 +36,9 @@ def _record(path: Path, number: int, row: bytes) -> PromptRecord:
     try:
         entry = json.loads(row)
     except ValueError as error:
-        raise ReportError(f"{where}: a prompt was asked, found no JSON ({error}); restore the file") from error
+        raise ReportError(
+            f"{where}: a prompt was asked, found no JSON ({error}); restore the file"
+        ) from error
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         raise ReportError(f"{where}: a prompt with an id was asked, found {row[:60]!r}; restore the file")
     known = {item.name: entry[item.name] for item in fields(PromptRecord) if item.name in entry}
@@ -46,5 +48,7 @@ def _record(path: Path, number: int, row: bytes) -> PromptRecord:
         spans = known.get("spans", {}).items()
         known["spans"] = {name: tuple((int(a), int(b)) for a, b in ranges) for name, ranges in spans}
     except (TypeError, ValueError, AttributeError) as error:
-        raise ReportError(f"{where}: tokens and spans were asked, found others ({error}); restore the file") from error
+        raise ReportError(
+            f"{where}: tokens and spans were asked, found others ({error}); restore the file"
+        ) from error
     return PromptRecord(**known)

@@ -71,7 +71,9 @@ class Provenance:
     def from_dict(cls, entry: object) -> "Provenance":
         """Read the JSON form; unknown fields are ignored, a missing model is a `ReportError`."""
         if not isinstance(entry, dict) or not isinstance(entry.get("model"), dict):
-            raise ReportError("a report's provenance was asked; it names no model: the file is not a probe report")
+            raise ReportError(
+                "a report's provenance was asked; it names no model: the file is not a probe report"
+            )
         if not isinstance(entry["model"].get("name"), str):
             raise ReportError("a report's model was asked; it has no name: the file is not a probe report")
         known = {item.name for item in fields(cls)}

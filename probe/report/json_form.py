@@ -1,0 +1,69 @@
+"""A report as one JSON object, schema 1: what ``--json`` prints.
+
+Each entry of ``metrics`` is one head map with its ``tower``. The key is the spec as typed; where a metric was measured
+in several towers, the decoder's map has that key and the others have ``KEY@TOWER``. Undefined values are null, rows
+are cut to the heads that a layer has, and token maps are left out: they live in the files of a saved report.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from probe.report.answer import Answer
+from probe.report.lookup import key_of
+from probe.report.provenance import Provenance
+from probe.report.ranking import axis_labels, head_axis, head_counts, top_heads
+
+SCHEMA = 1
+TOP = 10
+
+
+def report_json(answers: Sequence[Answer], provenance: Provenance) -> dict[str, Any]:
+    """The JSON object of a whole report."""
+    return {
+        "schema": SCHEMA,
+        "model": finite(provenance.to_dict()["model"]),
+        "tokens": provenance.tokens,
+        "mode": provenance.mode,
+        "unseen_layers": list(provenance.unseen_layers),
+        "metrics": {key_of(answer, answers): answer_json(answer) for answer in answers},
+        "provenance": finite(provenance.to_dict()),
+    }
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """The JSON object of one answer: its head map and what is needed to read it."""
+    return {
+        "unit": answer.unit,
+        "better": answer.better,
+        "tower": answer.tower,
+        **head_map_json(answer.head_map),
+        "top": [[name, score] for name, score in top_heads(answer, TOP)],
+        "notes": list(answer.notes),
+    }
+
+
+def head_map_json(head_map: xr.DataArray) -> dict[str, Any]:
+    """A head map as ``{"axes", "layers", "values"}``, one row per layer, undefined values null.
+
+    >>> head_map_json(xr.DataArray([[0.5, float("nan")]], dims=("layer", "head")))
+    {'axes': ['layer', 'head'], 'layers': [0], 'values': [[0.5, None]]}
+    """
+    axis = head_axis(head_map)
+    values = np.asarray(head_map.transpose("layer", axis).values, np.float64)
+    rows = [row[:count].tolist() for row, count in zip(values, head_counts(head_map), strict=True)]
+    return {"axes": ["layer", axis], "layers": axis_labels(head_map, "layer"), "values": finite(rows)}
+
+
+def finite(value: Any) -> Any:
+    """Plain JSON values: numbers that JSON cannot write become null, tuples become lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(name): finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

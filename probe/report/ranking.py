@@ -1,0 +1,76 @@
+"""Heads of a head map by name and in order: which are the top ones."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from probe.report.answer import Answer
+from probe.terms import TOWER_PREFIX, HeadId
+
+
+def head_axis(head_map: xr.DataArray) -> Literal["head", "kv_head"]:
+    """The name of a head map's head axis."""
+    return "kv_head" if "kv_head" in head_map.dims else "head"
+
+
+def head_counts(head_map: xr.DataArray) -> list[int]:
+    """How many heads each layer really has; the rest of a row is filling."""
+    width = head_map.sizes[head_axis(head_map)]
+    if "n_heads" not in head_map.coords:
+        return [width] * head_map.sizes["layer"]
+    return [min(int(count), width) for count in np.atleast_1d(head_map.coords["n_heads"].values)]
+
+
+def axis_labels(head_map: xr.DataArray, axis: str) -> list[int]:
+    """The numbers of the layers or heads along `axis`: the coordinate where there is one, else 0, 1, ...
+
+    >>> axis_labels(xr.DataArray(np.zeros((2, 3)), dims=("layer", "head"), coords={"layer": [3, 7]}), "layer")
+    [3, 7]
+    """
+    if axis in head_map.coords:
+        return [int(label) for label in np.atleast_1d(head_map.coords[axis].values)]
+    return list(range(head_map.sizes[axis]))
+
+
+def head_name(tower: str, layer: int, head: int, axis: str = "head") -> str:
+    """A head as it is written everywhere: ``L18.H6``; a key/value head is ``L18.KV1``.
+
+    >>> head_name("encoder", 3, 1), head_name("decoder", 3, 1, "kv_head")
+    ('enc.L3.H1', 'L3.KV1')
+    """
+    if axis == "head":
+        return str(HeadId(tower, layer, head))
+    return f"{TOWER_PREFIX.get(tower, tower + '.')}L{layer}.KV{head}"
+
+
+def cells(head_map: xr.DataArray) -> Iterator[tuple[int, int, float]]:
+    """Every real head as (layer, head, value), layer by layer."""
+    axis = head_axis(head_map)
+    values = np.asarray(head_map.transpose("layer", axis).values, dtype=np.float64)
+    heads = axis_labels(head_map, axis)
+    for row, layer, count in zip(values, axis_labels(head_map, "layer"), head_counts(head_map), strict=True):
+        for head, value in zip(heads[:count], row[:count].tolist(), strict=True):
+            yield layer, head, value
+
+
+def ranked(answer: Answer) -> pd.DataFrame:
+    """All heads of an answer with columns layer, head, score: the better end first, ties by layer, undefined last."""
+    frame = pd.DataFrame(list(cells(answer.head_map)), columns=["layer", "head", "score"])
+    frame = frame.astype({"layer": "int64", "head": "int64", "score": "float64"})
+    ascending = answer.better == "low"
+    return frame.sort_values(
+        ["score", "layer", "head"], ascending=[ascending, True, True], na_position="last", ignore_index=True
+    )
+
+
+def top_heads(answer: Answer, n: int) -> list[tuple[str, float]]:
+    """The `n` best heads with a defined score, by name."""
+    best = ranked(answer).dropna().head(n)
+    axis = head_axis(answer.head_map)
+    return [
+        (head_name(answer.tower, int(layer), int(head), axis), float(score))
+        for layer, head, score in best.itertuples(index=False)
+    ]

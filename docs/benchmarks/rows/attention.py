@@ -1,0 +1,45 @@
+"""The attention operation alone with its statistics ÷ PyTorch's own flash attention on the CPU."""
+
+import torch
+from probe_kernels import attend
+from probe_kernels.mask import Mask, causal
+from probe_kernels.types import Layout, Scores, Want
+from timing import compare, interleave
+from torch.nn.functional import scaled_dot_product_attention
+
+LENGTHS = (1024, 2048, 4096, 8192)
+HEADS, KV_HEADS, WIDTH = 9, 3, 64
+BUDGET = 1.5
+WANT = Want(lse=True, entropy=True, column=True, first=(1,), distance=True)
+
+
+def measure(rounds: int) -> dict[str, object]:
+    """SmolLM2's head shape on random q, k, v; PyTorch is given keys that are already repeated over the group."""
+    lines = []
+    for length in LENGTHS:
+        torch.manual_seed(length)
+        query = torch.randn(1, HEADS, length, WIDTH)
+        key, value = torch.randn(2, 1, KV_HEADS, length, WIDTH).unbind()
+        repeated = [one.repeat_interleave(HEADS // KV_HEADS, dim=1) for one in (key, value)]
+        positions = torch.arange(length)[None]
+        scores, layout = (
+            Scores(query, key, value, WIDTH**-0.5),
+            Layout(Mask((causal(),)), positions, positions),
+        )
+
+        def native(query: torch.Tensor = query, repeated: list[torch.Tensor] = repeated) -> torch.Tensor:
+            return scaled_dot_product_attention(query, *repeated, is_causal=True)
+
+        def ours(scores: Scores = scores, layout: Layout = layout) -> torch.Tensor:
+            return attend(scores, layout, WANT, backend="torch").z
+
+        with torch.inference_mode():
+            apart = float((ours() - native()).abs().max())
+            timed = interleave({"native": native, "ours": ours}, rounds)
+        if not apart < 1e-4:
+            raise SystemExit(f"the two outputs were to be equal; they differ by {apart} at n = {length}")
+        what = "z, lse, entropy, column mass, sink, distance ÷ SDPA"
+        lines.append(
+            {"what": what, "n": length, "budget": BUDGET, "better": "low", **compare(timed, "ours", "native")}
+        )
+    return {"title": f"Attention op, {HEADS} heads, d {WIDTH}, causal ÷ SDPA", "lines": lines}

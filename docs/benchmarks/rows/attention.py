@@ -14,7 +14,7 @@ WANT = Want(lse=True, entropy=True, column=True, first=(1,), distance=True)
 
 
 def measure(rounds: int) -> dict[str, object]:
-    """SmolLM2's head shape on random q, k, v; PyTorch is given keys that are already repeated over the group."""
+    """SmolLM2's head shape on random q, k, v; PyTorch is given keys already repeated over the group."""
     lines = []
     for length in LENGTHS:
         torch.manual_seed(length)

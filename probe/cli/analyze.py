@@ -1,0 +1,83 @@
+"""``probe analyze``: what the heads of a model do on a text. Only flags are here; the work is in `probe.cli.running`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_Model = Annotated[str, typer.Argument(metavar="[MODEL]", help="A known model, a hub id or a local path.")]
+_Text = Annotated[str | None, typer.Option("--text", metavar="T", help="Analyze this text.")]
+_File = Annotated[Path | None, typer.Option("--file", metavar="F", help="Analyze the text of this UTF-8 file.")]
+_Prompts = Annotated[
+    Path | None, typer.Option("--prompts", metavar="F.jsonl", help="Analyze prompts: one JSON object per line.")
+]
+_Metric = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", metavar="NAME[:k=v,...]", help="A metric, may be repeated; all = every one (see probe metrics)."
+    ),
+]
+_Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Save the report here; an interrupted run resumes.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else; save only with --out.")]
+_Device = Annotated[str | None, typer.Option("--device", metavar="D", help="Where to run, such as cuda.")]
+_Dtype = Annotated[str | None, typer.Option("--dtype", metavar="T", help="What to compute in, such as bfloat16.")]
+_MaxTokens = Annotated[
+    int | None, typer.Option("--max-tokens", metavar="N", min=1, help="Keep the first N tokens of every prompt.")
+]
+_Chunk = Annotated[
+    int | None, typer.Option("--chunk", metavar="N", min=1, help="Prefill N tokens at a time, to save memory.")
+]
+_Keep = Annotated[
+    str | None,
+    typer.Option("--keep", metavar="map|qk", help="Also save pooled maps (with --out), or queries and keys; or none."),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell tokens, bytes and minutes.")]
+_NoText = Annotated[bool, typer.Option("--no-text", help="Save no prompt text: a report to share.")]
+_Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
+
+
+def analyze(
+    model: _Model = "smollm2-135m",
+    text: _Text = None,
+    file: _File = None,
+    prompts: _Prompts = None,
+    metric: _Metric = None,
+    out: _Out = None,
+    as_json: _Json = False,
+    device: _Device = None,
+    dtype: _Dtype = None,
+    max_tokens: _MaxTokens = None,
+    chunk: _Chunk = None,
+    keep: _Keep = None,
+    no_text: _NoText = False,
+    seed: _Seed = 0,
+    dry_run: _DryRun = False,
+) -> None:
+    """Measure what every attention head does, and save the report."""
+    from probe.cli.inputs import read_input
+
+    source = read_input(text, file, prompts)
+    # Everything cheap is checked before the imports below, which load torch.
+    from probe.cli.running import Request, run
+
+    request = Request(
+        model=model,
+        source=source,
+        metrics=metric,
+        out=out,
+        choices={
+            "keep": keep or ("map" if out else "none"),
+            "device": device,
+            "dtype": dtype,
+            "max_tokens": max_tokens,
+            "chunk": chunk,
+            "text": not no_text,
+            "seed": seed,
+            "command": None if no_text else shlex.join(["probe", *sys.argv[1:]]),
+        },
+    )
+    run(request, as_json=as_json, dry_run=dry_run)

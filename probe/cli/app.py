@@ -1,0 +1,43 @@
+"""The command tree."""
+
+from typing import Annotated
+
+import typer
+
+import probe
+from probe.cli.analyze import analyze
+from probe.cli.extensions import Commands
+from probe.cli.fetch import fetch
+from probe.cli.metrics import metrics
+from probe.cli.outcome import Runnable
+from probe.cli.show import show
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"probe {probe.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """What the attention heads of a Hugging Face model do: exact statistics, at any length, as files."""
+
+
+def command() -> Runnable:
+    """The whole command line as one runnable command."""
+    app = typer.Typer(
+        cls=Commands,
+        rich_markup_mode=None,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_root)
+    for function in (analyze, show, metrics, fetch):
+        app.command()(function)
+    return typer.main.get_command(app)

@@ -1,0 +1,36 @@
+"""``probe metrics``: every metric and experiment that this installation knows."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def metrics(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """List every metric: name, one line, unit, paper."""
+    from probe.cli.view import clean, console
+    from probe.metrics import metric_infos
+
+    infos = sorted(metric_infos(), key=lambda info: info.name)
+    if as_json:
+        rows = [
+            {
+                "name": info.name,
+                "summary": info.summary,
+                "unit": info.unit,
+                "better": info.better,
+                "paper": info.paper,
+                "bibtex": info.bibtex,
+            }
+            for info in infos
+        ]
+        typer.echo(json.dumps({"schema": 1, "metrics": rows}))
+        return
+    from rich.table import Table
+
+    table = Table("metric", "what it measures", "unit", "paper", box=None, header_style="bold", pad_edge=False)
+    for info in infos:
+        table.add_row(clean(info.name), clean(info.summary), clean(info.unit), clean(info.paper))
+    console().print(table)

@@ -1,0 +1,110 @@
+"""Running an analysis for the command line. Imports torch: commands import this module when they run."""
+
+import json
+import re
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from probe import analysis, metrics, models, prompts
+from probe.cli.progress import progress_bar
+from probe.cli.view import console, show_report
+from probe.errors import InputError, UsageError
+from probe.report import Report
+from probe.terms import DEFAULT_METRICS
+
+# Small enough for the default run: see the experiment's own defaults for the whole protocol.
+SMALL_RETRIEVAL = "retrieval:lengths=500,depths=0.1+0.5+0.9,needles=2"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks of an analysis; `choices` are fields of `AnalyzeOptions`."""
+
+    model: str
+    source: str | Path | None  # text, a prompts file, or None for the shipped text
+    metrics: list[str] | None
+    out: Path | None
+    choices: dict[str, Any]
+
+
+def run(request: Request, *, as_json: bool, dry_run: bool) -> None:
+    """Analyze (or forecast), and print: one JSON object, or the report and where it was saved."""
+    out = request.out if request.out or as_json or dry_run else default_folder(request.model)
+    options = analysis.AnalyzeOptions(**{**request.choices, "out": out, "keep": _keep(request, out, dry_run)})
+    specs = check_specs(request.metrics)
+    # A library that prints would spoil the one object on standard output.
+    with redirect_stdout(sys.stderr):
+        found = _forecast(request, specs, options) if dry_run else _analyze(request, specs, options)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json(), allow_nan=False) + "\n")
+    elif isinstance(found, Report):
+        show_report(found, console())
+        console().print(f"\nsaved in {out}", soft_wrap=True)
+    else:
+        console().print(str(found), soft_wrap=True)
+
+
+def check_specs(specs: list[str] | None) -> list[str] | str | None:
+    """The metrics to ask for, each one built once to see that its name and parameters are right."""
+    if not specs:
+        return None
+    if "all" in specs:
+        if len(specs) > 1:
+            raise UsageError(f"--metric {' --metric '.join(specs)} was asked; all stands alone: give it or a list")
+        return "all"
+    for spec in specs:
+        metrics.make(spec)
+    return list(dict.fromkeys(specs))
+
+
+def default_folder(model: str) -> Path:
+    """Where a run goes without ``--out``: ``runs/<time>-<model>`` under the data folder, never one that exists."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name or "model")[:60]
+    stem = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{name}"
+    folder = models.home() / "runs" / stem
+    number = 2
+    while folder.exists():
+        folder = folder.with_name(f"{stem}-{number}")
+        number += 1
+    return folder
+
+
+def default_metrics(loaded: models.LoadedModel) -> list[str]:
+    """The default metrics, and for a language model that generates from a prompt alone a small retrieval run."""
+    config = getattr(loaded.model, "config", None)
+    generates = getattr(loaded.model, "can_generate", lambda: False)()
+    decodes = generates and not getattr(config, "is_encoder_decoder", False)
+    return [*DEFAULT_METRICS, *([SMALL_RETRIEVAL] if decodes and loaded.tokenizer is not None else [])]
+
+
+def _keep(request: Request, out: Path | None, dry_run: bool) -> str:
+    return "none" if dry_run and out is None else str(request.choices["keep"])
+
+
+def _load(request: Request, options: analysis.AnalyzeOptions) -> tuple[models.LoadedModel, Any]:
+    loaded = models.load(request.model, device=options.device, dtype=options.torch_dtype())
+    if not isinstance(request.source, Path):
+        return loaded, request.source
+    if loaded.tokenizer is None:
+        raise InputError(f"{request.source} was asked; {loaded.name} has no tokenizer to read it with")
+    return loaded, prompts.read_prompts(request.source, loaded.tokenizer)
+
+
+def _analyze(request: Request, specs: list[str] | str | None, options: analysis.AnalyzeOptions) -> Report:
+    with progress_bar() as report:
+        report(0, 0, f"loading {request.model}")
+        loaded, source = _load(request, options)
+        report(0, 0, f"reading {loaded.name}")
+        wanted = default_metrics(loaded) if specs is None else specs
+        return analysis.analyze(loaded, source, wanted, options=options, progress=report)
+
+
+def _forecast(
+    request: Request, specs: list[str] | str | None, options: analysis.AnalyzeOptions
+) -> analysis.Forecast:
+    loaded, source = _load(request, options)
+    return analysis.forecast(loaded, source, default_metrics(loaded) if specs is None else specs, options)

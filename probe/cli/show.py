@@ -1,0 +1,28 @@
+"""``probe show``: a saved report on the terminal. Needs no torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved report.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME", help="Only this metric; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show a saved report."""
+    from probe.cli.view import console, show_report
+    from probe.report import Report, open_report
+
+    report = open_report(folder)
+    if metric:
+        answers = [report.answer(key) for key in dict.fromkeys(metric)]
+        report = Report(answers, report.provenance, report.prompts)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), allow_nan=False))
+    else:
+        show_report(report, console())

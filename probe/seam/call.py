@@ -32,7 +32,9 @@ class Batch:
 
     prompts: tuple[int, ...]
     step: int  # 0 = prefill; t = t-th forward that continued these sequences
-    tokens: Int[Tensor, "batch key_token"] | None = None  # every token so far, padding included, on the model's device
+    tokens: Int[Tensor, "batch key_token"] | None = (
+        None  # every token so far, padding included, on the model's device
+    )
     real: Bool[Tensor, "batch key_token"] | None = None  # False = padding; None = no padding
     spans: tuple[dict[str, Bool[Tensor, "token"]], ...] = ()  # per prompt, over its real tokens
     reordered: bool = False  # beams: rows may have swapped since the last step

@@ -1,0 +1,343 @@
+"""The one owner of an observed model: switches its attention, makes calls of what passes, serves every session.
+
+Scope is the model object, not the thread: attention modules are looked up by identity, so ``generate()`` in a worker
+thread is seen and edited like any other call.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from probe_kernels import attend, pattern_block
+from probe_kernels.types import Attended, Edits, Want
+from torch import Tensor, nn
+
+from probe.errors import ModelInUseError, UnsupportedAttentionError
+from probe.seam.build import batch_for, build_call
+from probe.seam.call import Activation, AttentionCall, Batch, Place
+from probe.seam.fallback import Fallback
+from probe.seam.forwards import Forward, Forwards
+from probe.seam.masks import LazyMask, MaskSpec
+from probe.seam.places import attention_modules, places
+from probe.seam.points import attach as attach_points
+from probe.seam.switch import AttentionFunction, Switched, register_fused, shadow, switchable
+
+
+class Member(Protocol):
+    """What the hub needs of a session."""
+
+    observers: tuple[Any, ...]
+    interventions: tuple[Any, ...]
+    asked_mode: str
+    kernels: str | None
+
+
+_hubs: dict[int, "Hub"] = {}  # id(attention module) -> the hub of its model
+_by_model: dict[int, "Hub"] = {}
+_lock = threading.RLock()
+
+
+class Hub:
+    """Everything that is switched, hooked and counted while a model is observed or edited."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.owner = threading.get_ident()
+        self.members: list[Member] = []
+        self.forwards = Forwards(model)
+        self.places = places(model)
+        self.mode = ""
+        self.census: Counter[str] = Counter()
+        self.ran: set[str] = set()  # attention modules whose forward began
+        self.fallback: Fallback | None = None
+        self.notes: list[str] = []
+        self._names: dict[int, str] = {}
+        self._modules = attention_modules(model)
+        self._mask_specs: dict[int, tuple[Any, MaskSpec]] = {}
+        self.mask_bytes = 0  # the largest mask that the model's own implementation built (shadow)
+        self.forwards.on_end = self._end_of_forward
+        self._undo: list[Callable[[], None]] = []
+
+    # -- membership ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def join(cls, model: nn.Module, member: Member) -> "Hub":
+        """Add a session to the model's hub, opening it for the first; raises `ModelInUseError` for other owners."""
+        with _lock:
+            hub = _by_model.get(id(model))
+            if hub is None:
+                hub = cls(model)
+                hub._claim()
+            elif hub.owner != threading.get_ident():
+                raise ModelInUseError(
+                    f"{type(model).__name__} is already observed or edited by another thread; wait for it to finish, "
+                    "or load a second copy of the model"
+                )
+            hub.members.append(member)
+            try:
+                hub._reconfigure()
+            except BaseException:
+                hub.leave(member)
+                raise
+            return hub
+
+    def leave(self, member: Member) -> None:
+        """Remove a session; the last one restores the model."""
+        with _lock:
+            self.members.remove(member)
+            if self.members:
+                self._reconfigure()
+                return
+            self._release()
+            for key in [key for key, hub in _hubs.items() if hub is self]:
+                del _hubs[key]
+            _by_model.pop(id(self.model), None)
+
+    def _claim(self) -> None:
+        for name, module in self.model.named_modules():
+            other = _hubs.get(id(module))
+            if other is not None:
+                raise ModelInUseError(
+                    f"part of {type(self.model).__name__} ({name or 'itself'}) is already observed through "
+                    f"{type(other.model).__name__}; open both on the same model object"
+                )
+        for name, module in self.model.named_modules():
+            self._names[id(module)] = name
+            _hubs[id(module)] = self
+        _by_model[id(self.model)] = self
+
+    # -- switching -----------------------------------------------------------------------------------------------
+
+    def _reconfigure(self) -> None:
+        """Set the model up for what its sessions now need: fused if any asks for it, else shadow."""
+        self._release()
+        self.mode = "fused" if any(m.asked_mode == "fused" for m in self.members) else "shadow"
+        self.forwards.attach()
+        self._undo.append(self.forwards.detach_hooks)
+        for name, module in self._modules.items():
+            handle = module.register_forward_pre_hook(self._enter(name), prepend=True)
+            self._undo.append(handle.remove)
+        if not switchable(self.model):
+            self._fall_back()
+        elif self.mode == "fused":
+            register_fused(fused_attention)
+            switched = Switched()
+            self._undo.append(switched.restore)
+            switched.fuse(self.model)
+        else:
+            self._undo.append(shadow(self.model, shadow_attention, see_mask))
+        wanted = frozenset(point for o in self._observers() for point in getattr(o, "points", ()))
+        if wanted:
+            self._undo.append(
+                attach_points(self.model, wanted, self._activation, lambda: self.forwards_batch)
+            )
+
+    def _fall_back(self) -> None:
+        if any(m.interventions for m in self.members):
+            raise UnsupportedAttentionError(
+                f"{type(self.model).__name__} does not read its attention from transformers' registry, so an "
+                "intervention could not take effect; nothing was changed"
+            )
+        self.mode = "eager"
+        self.fallback = Fallback(self)
+        self._undo.append(self.fallback.attach())
+
+    def _release(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+        self.fallback = None
+        self._mask_specs.clear()
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self.ran.add(name)
+            forward = self.forwards.current
+            if forward is not None:
+                forward.entries[name] = forward.entries.get(name, 0) + 1
+
+        return enter
+
+    # -- what passes ---------------------------------------------------------------------------------------------
+
+    @property
+    def forwards_batch(self) -> Batch | None:
+        """The batch of the forward in flight."""
+        return None if self.forwards.current is None else self.forwards.current.batch
+
+    def _observers(self) -> list[Any]:
+        return [observer for member in self.members for observer in member.observers]
+
+    def _interventions(self) -> list[Any]:
+        return [one for member in self.members for one in member.interventions]
+
+    def _activation(self, seen: Activation) -> None:
+        for observer in self._observers():
+            if seen.point in getattr(observer, "points", ()):
+                observer.activation(seen)
+
+    def place(self, module: nn.Module) -> Place:
+        """Where a module is; a module entered again in one forward (shared weights) is a further layer."""
+        name = self._names[id(module)]
+        place = self.places.get(name)
+        if place is None:
+            layer = getattr(module, "layer_idx", None)
+            numbers = [int(part) for part in name.split(".") if part.isdigit()]
+            layer = layer if isinstance(layer, int) else (numbers[0] if numbers else len(self.places))
+            place = self.places[name] = Place(name, "decoder", layer)
+        forward = self.forwards.current
+        again = 0 if forward is None else forward.entries.get(name, 1) - 1
+        if again > 0:
+            shared = sum(1 for other in self.places.values() if other.tower == place.tower)
+            place = replace(place, layer=place.layer + again * shared)
+        return place
+
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AttentionCall:
+        """The call that an attention function's arguments describe."""
+        query, key, value, mask, keywords = _arguments(args, kwargs)
+        spec = None if isinstance(mask, LazyMask) else self._spec_of(mask)
+        made = build_call(
+            module, (query, key, value), mask, keywords, (self.place(module), self.forwards), spec
+        )
+        self.count(made.place.module)
+        return made
+
+    def batch_for(self, place: Place, width: int) -> Batch:
+        """The sequences that the rows of a call belong to."""
+        return batch_for(place, self.forwards, width)
+
+    def count(self, name: str) -> None:
+        """Note that the attention of a module was seen."""
+        self.census[name] += 1
+        forward = self.forwards.current
+        if forward is not None:
+            key = (name, forward.entries.get(name, 0))
+            forward.calls_in_entry[key] = forward.calls_in_entry.get(key, 0) + 1
+
+    def want(self, call: AttentionCall) -> Want:
+        """The union of what every observer wants of a call."""
+        want = Want(z=False)
+        for observer in self._observers():
+            want = want | observer.want(call)
+        return want
+
+    def tell(self, call: AttentionCall, attended: Attended) -> None:
+        """Give the statistics to every observer, unless this is a recomputation outside any forward."""
+        if self.forwards.current is None:
+            return
+        for observer in self._observers():
+            observer.update(call, attended)
+
+    def see_mask(self, made: Any, spec: MaskSpec) -> None:
+        """Remember what a mask was asked with, in shadow mode."""
+        if made is not None:
+            self._mask_specs[id(made)] = (made, spec)
+
+    def _spec_of(self, mask: object) -> MaskSpec | None:
+        known = self._mask_specs.get(id(mask))
+        return known[1] if known is not None and known[0] is mask else None
+
+    def _end_of_forward(self, forward: Forward) -> None:
+        """Account for the masks that were made dense, and forget them."""
+        for _, spec in self._mask_specs.values():
+            n_cells = spec.batch_size * spec.q_length * spec.kv_length
+            self.mask_bytes = max(self.mask_bytes, n_cells)
+        self._mask_specs.clear()
+
+    @property
+    def kernels(self) -> str | None:
+        """The kernel backend that a session asked for."""
+        return next((m.kernels for m in self.members if m.kernels is not None), None)
+
+
+def hub_of(module: nn.Module) -> "Hub | None":
+    """The hub that observes a module, if any."""
+    return _hubs.get(id(module))
+
+
+def see_mask(made: Any, spec: MaskSpec) -> None:
+    """Offer a mask that transformers built to every hub whose model is inside a forward on this thread."""
+    for hub in {id(h): h for h in _by_model.values()}.values():
+        current = hub.forwards.current
+        if current is not None and current.thread == threading.get_ident():
+            hub.see_mask(made, spec)
+
+
+def _arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, Any]]:
+    names = ("query", "key", "value", "attention_mask")
+    given = dict(zip(names, args, strict=False))
+    rest = {key: value for key, value in kwargs.items() if key not in names}
+    given.update({key: kwargs[key] for key in names if key in kwargs})
+    return given["query"], given["key"], given["value"], given.get("attention_mask"), rest
+
+
+@torch.compiler.disable
+def fused_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """The attention function that transformers calls in fused mode: z and statistics in one sweep."""
+    hub = hub_of(module)
+    if hub is None:
+        raise UnsupportedAttentionError(
+            f"{type(module).__name__} is set to probe's attention, but nothing observes or edits its model; "
+            "use probe.observe(model) or probe.edit(model, ...), or set another attention implementation"
+        )
+    call = hub.call(module, args, kwargs)
+    call, edits, after = _edited(hub, call)
+    if call.scores is None:
+        raise UnsupportedAttentionError(
+            f"{call.place.module}: an intervention took the scores out of the call"
+        )
+    want = replace(hub.want(call), z=True)
+    attended = attend(call.scores, call.layout, want, edits=edits, backend=hub.kernels)
+    for one in after:
+        attended = one.attended(call, attended)
+    hub.tell(call, attended)
+    weights = None
+    forward = hub.forwards.current
+    if forward is not None and forward.wants_weights:
+        n_query, n_key = call.size[1:]
+        weights = pattern_block(call.scores, call.layout, slice(0, n_query), slice(0, n_key), edits=edits)
+        weights = weights.to(call.scores.query.dtype)
+    if attended.z is None:
+        raise UnsupportedAttentionError(
+            f"{call.place.module}: the sweep returned no z; an intervention removed it"
+        )
+    return attended.z.transpose(1, 2).contiguous(), weights
+
+
+def _edited(hub: Hub, call: AttentionCall) -> tuple[AttentionCall, Edits | None, list[Any]]:
+    interventions = hub._interventions()
+    for one in interventions:
+        if hasattr(one, "call"):
+            call = one.call(call)
+    scores: tuple[Any, ...] = ()
+    probs: tuple[Any, ...] = ()
+    for one in interventions:
+        if hasattr(one, "edits"):
+            made = one.edits(call)
+            scores, probs = scores + made.scores, probs + made.probs
+    edits = Edits(scores, probs) if scores or probs else None
+    return call, edits, [one for one in interventions if hasattr(one, "attended")]
+
+
+@torch.compiler.disable
+def shadow_attention(
+    native: AttentionFunction, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """Around the model's own attention function: its output stands, statistics are computed beside it."""
+    out = native(module, *args, **kwargs)
+    hub = hub_of(module)
+    if hub is None:
+        return out
+    with torch.no_grad():
+        call = hub.call(module, args, kwargs)
+        want = replace(hub.want(call), z=False)
+        attended = Attended()
+        if call.scores is not None and want != Want(z=False):
+            attended = attend(call.scores, call.layout, want, backend=hub.kernels)
+        attended.z = out[0].detach().transpose(1, 2)
+        hub.tell(call, attended)
+    return out

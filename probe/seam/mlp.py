@@ -1,8 +1,8 @@
 """Which module of a block is its MLP, found by what it returns, never by its name.
 
-A direct child of the block that holds no attention, has weights, and returns ``[batch, token, d_model]``. Where
-such a child has already added the residual (it returns the block's own output, as in T5 and BERT), the search goes
-one level down, so that what is taken is what the MLP adds.
+A direct child of the block that holds no attention, has weights, and returns ``[batch, token, d_model]``.
+Where such a child has already added the residual (it returns the block's own output, as in T5 and BERT), the
+search goes one level down, so that what is taken is what the MLP adds.
 """
 
 from collections.abc import Callable, Iterator

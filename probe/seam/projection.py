@@ -1,9 +1,9 @@
 """The output projection of an attention module, W_O, found by shape and by what it is given; never by name.
 
-A head's output in the residual stream is ``head_out[h] = x_h · W_O[h]``, where x is what the projection is given
-and x_h its slice for head h. In most models x is z itself; some gate or normalise z first, then x is what counts, and
-Σ_h head_out[h] + bias is the attention module's output in every case (Elhage et al. 2021, A Mathematical Framework
-for Transformer Circuits).
+A head's output in the residual stream is ``head_out[h] = x_h · W_O[h]``, where x is what the projection is
+given and x_h its slice for head h. In most models x is z itself; some gate or normalise z first, then x is
+what counts, and Σ_h head_out[h] + bias is the attention module's output in every case (Elhage et al. 2021, A
+Mathematical Framework for Transformer Circuits).
 """
 
 from collections.abc import Callable, Mapping
@@ -103,8 +103,9 @@ Given = Callable[[str, Projection, Tensor], None]
 class ProjectionWatch:
     """Watches what output projections are given: once a layer's z was `seen`, the input goes to `sink`.
 
-    `sink(attention, projection, x)` gets ``x [batch, query_pos, width]``, at the end of the block's child that
-    holds the attention. Raises `CaptureError` there if no linear map, or more than one, could be the projection.
+    `sink(attention, projection, x)` gets ``x [batch, query_pos, width]``, at the end of the block's child
+    that holds the attention. Raises `CaptureError` there if no linear map, or more than one, could be the
+    projection.
     """
 
     def __init__(self, model: nn.Module, attention: list[str], sink: Given) -> None:
@@ -160,8 +161,9 @@ class ProjectionWatch:
 def choose(attention: str, z: Z, given: Mapping[str, tuple[Tensor, Tensor]], output: Any) -> tuple[str, bool]:
     """Which linear map is the projection, and whether it was given z itself.
 
-    `given` maps names to (input, output) of the maps of fitting width that ran after z was made. The one that was
-    given z wins; else the one that made the module's output; else the only one; else `CaptureError`.
+    `given` maps names to (input, output) of the maps of fitting width that ran after z was made. The one
+    that was given z wins; else the one that made the module's output; else the only one; else
+    `CaptureError`.
     """
     flat = z.transpose(1, 2).flatten(2)
     for name, (x, _) in given.items():
@@ -179,6 +181,6 @@ def choose(attention: str, z: Z, given: Mapping[str, tuple[Tensor, Tensor]], out
         return next(iter(given)), False
     found = ", ".join(given) if given else "none"
     raise CaptureError(
-        f"head_out was asked of {attention!r}; the linear maps that take its {z.shape[1]} heads × {z.shape[3]} "
+        f"head_out was asked of {attention!r}; linear maps that take its {z.shape[1]} heads × {z.shape[3]} "
         f"after attention are: {found}. One is needed: capture z instead"
     )

@@ -1,7 +1,8 @@
 """Modules that a transformers model itself declares for a kind of output, found as transformers finds them.
 
-`PreTrainedModel._can_record_outputs` maps ``hidden_states``, ``router_logits``, … to the classes whose outputs
-they are. Reading it finds blocks and routers in every architecture without knowing any module's name.
+`PreTrainedModel._can_record_outputs` maps ``hidden_states``, ``router_logits``, … to the classes whose
+outputs they are. Reading it finds blocks and routers in every architecture without knowing any module's
+name.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from probe.seam.call import Place
 
 @dataclass(frozen=True)
 class Recorded:
-    """A module whose output a model declares: its name, itself, and the tensor's place in its output tuple."""
+    """A module whose output a model declares: its name, itself, and the tensor's place in its output."""
 
     name: str
     module: nn.Module

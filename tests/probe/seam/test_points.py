@@ -1,4 +1,4 @@
-"""Blocks, MLPs, routers and logits are found in any model; what is hooked is what the model itself reports."""
+"""Blocks, MLPs, routers and logits are found in any model; hooks see what the model itself reports."""
 
 import pytest
 import torch

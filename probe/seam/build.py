@@ -3,9 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from probe_kernels.mask import Mask
-from probe_kernels.types import Layout, Scores
+from probe_kernels.types import Scores
 from torch import Tensor, nn
 
 from probe.seam.call import AttentionCall, Batch, Place

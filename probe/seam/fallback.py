@@ -56,8 +56,9 @@ class Fallback:
         self.seen.add(place.module)
         self.hub.count(place.module)
         with torch.no_grad():
-            call = self._call(place, weights.detach())
-            attended = statistics(call.pattern, call.layout, self.hub.want(call))
+            pattern = weights.detach().float()
+            call = self._call(place, pattern)
+            attended = statistics(pattern, call.layout, self.hub.want(call))
             self.hub.tell(call, attended)
 
     def _call(self, place: Any, weights: Tensor) -> AttentionCall:
@@ -79,7 +80,7 @@ class Fallback:
         )
         causal = not bool(torch.triu(weights[:, :, :, start:], 1).any()) and place.tower == "decoder"
         phase = forward.phase if forward is not None else "prefill"
-        return AttentionCall(place, batch, phase, None, layout, causal=causal, pattern=weights.float())
+        return AttentionCall(place, batch, phase, None, layout, causal=causal, pattern=weights)
 
 
 def _weights(output: Any) -> Tensor | None:

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from probe_kernels import attend, pattern_block
@@ -31,7 +31,7 @@ class Member(Protocol):
 
     observers: tuple[Any, ...]
     interventions: tuple[Any, ...]
-    asked_mode: str
+    asked_mode: Literal["fused", "shadow"]
     kernels: str | None
 
 
@@ -275,7 +275,7 @@ def _arguments(
     return given["query"], given["key"], given["value"], given.get("attention_mask"), rest
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def fused_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """The attention function that transformers calls in fused mode: z and statistics in one sweep."""
     hub = hub_of(module)
@@ -323,7 +323,7 @@ def _edited(hub: Hub, call: AttentionCall) -> tuple[AttentionCall, Edits | None,
     return call, edits, [one for one in interventions if hasattr(one, "attended")]
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def shadow_attention(
     native: AttentionFunction, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:

@@ -107,7 +107,7 @@ class LazyMask(torch.Tensor):
         made.spec, made.rows, made.keys = spec, rows, keys
         return made
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"LazyMask({tuple(self.shape)}, rows={self.rows}, keys={self.keys})"
 
     def dense(self) -> Tensor:
@@ -115,7 +115,7 @@ class LazyMask(torch.Tensor):
         return self.spec.dense()[:, :, self.rows, self.keys].expand(self.shape)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch types it as an instance method
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}

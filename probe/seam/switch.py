@@ -8,6 +8,7 @@ the model already uses are wrapped, and answer as before.
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -119,9 +120,9 @@ def shadow(model: nn.Module, around: Around, see_mask: SeeMask) -> Callable[[], 
         )
     with _lock:
         for name in sorted(names):
-            _wrap(("attention", name), lambda name=name: _attention_wrap(name, around), used)
+            _wrap(("attention", name), partial(_attention_wrap, name, around), used)
             if name in ALL_MASK_ATTENTION_FUNCTIONS:
-                _wrap(("mask", name), lambda name=name: _mask_wrap(name, see_mask), used)
+                _wrap(("mask", name), partial(_mask_wrap, name, see_mask), used)
 
     def undo() -> None:
         with _lock:

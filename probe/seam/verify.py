@@ -60,7 +60,7 @@ class _ZeroFirst:
         self.module: str | None = None
 
     def attended(self, call: AttentionCall, attended: Attended) -> Attended:
-        """z := 0 in one layer."""
+        """Set z to 0 in one layer."""
         self.module = self.module or call.place.module
         if call.place.module != self.module or attended.z is None:
             return attended
@@ -116,7 +116,8 @@ def _judge(network: nn.Module, found: Verification) -> None:
     if not found.logit_drift <= allowed:
         raise CaptureError(
             f"{name} was verified; its output under probe differs from its own by {found.logit_drift:.2e} "
-            f"(allowed {allowed:.0e}, relative): its attention does something the seam does not know; use mode='shadow'"
+            f"(allowed {allowed:.0e}, relative): its attention does something the seam does not know; "
+            "use mode='shadow'"
         )
     if found.row_sum_error > 5e-3:
         raise CaptureError(
@@ -125,7 +126,8 @@ def _judge(network: nn.Module, found: Verification) -> None:
         )
     if found.edit_moves == 0.0:
         raise CaptureError(
-            f"{name} was verified; zeroing a whole layer of heads did not move its output: edits do not take effect"
+            f"{name} was verified; zeroing a whole layer of heads did not move its output: "
+            "edits do not take effect; please report the model"
         )
 
 

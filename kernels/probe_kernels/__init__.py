@@ -2,3 +2,29 @@
 
 Imports torch (and, one day, triton) only; never transformers, never probe.
 """
+
+from probe_kernels import reference
+from probe_kernels.dispatch import Backend, BackendError, attend
+from probe_kernels.mask import Mask, Predicate, Tile
+from probe_kernels.merge import merge
+from probe_kernels.pattern import pattern_block, score_block
+from probe_kernels.types import Attended, Edits, Layout, Match, Scores, Want
+
+__all__ = [
+    "Attended",
+    "Backend",
+    "BackendError",
+    "Edits",
+    "Layout",
+    "Mask",
+    "Match",
+    "Predicate",
+    "Scores",
+    "Tile",
+    "Want",
+    "attend",
+    "merge",
+    "pattern_block",
+    "reference",
+    "score_block",
+]

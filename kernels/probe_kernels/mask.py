@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+Span = tuple[int | None, int | None]  # first and last position; None = unbounded
+_FAR = 2**62
+_NOWHERE = (_FAR, -_FAR)
+
+
 @dataclass(frozen=True)
 class Tile:
     """The coordinates of one tile of the pattern: rows are queries, columns are keys.
@@ -31,12 +36,14 @@ class Predicate:
     """One rule: ``visible(tile) -> bool [b, rows, keys]``.
 
     ``reach(lo, hi)`` optionally bounds the key positions that queries at positions lo…hi can see, as ``(first, last)``
-    (None = unbounded), so that whole tiles are skipped without evaluating the rule.
+    (None = unbounded), so that whole tiles are skipped without evaluating the rule. ``full(lo, hi)`` optionally
+    bounds the key positions that every query at lo…hi sees, so that the rule is evaluated at the edges only.
     """
 
     name: str
     visible: Callable[[Tile], Tensor]
-    reach: Callable[[int, int], tuple[int | None, int | None]] | None = None
+    reach: Callable[[int, int], Span] | None = None
+    full: Callable[[int, int], Span] | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -44,13 +51,18 @@ class Predicate:
 
 def causal() -> Predicate:
     """Keys at or before the query."""
-    return Predicate("causal", lambda t: t.key_pos <= t.query_pos, lambda _lo, hi: (None, hi))
+    return Predicate(
+        "causal", lambda t: t.key_pos <= t.query_pos, lambda _lo, hi: (None, hi), lambda lo, _hi: (None, lo)
+    )
 
 
 def within(window: int) -> Predicate:
     """Keys less than `window` positions behind the query (the query itself included), as Hugging Face counts it."""
     return Predicate(
-        f"within({window})", lambda t: t.query_pos - t.key_pos < window, lambda lo, _hi: (lo - window + 1, None)
+        f"within({window})",
+        lambda t: t.query_pos - t.key_pos < window,
+        lambda lo, _hi: (lo - window + 1, None),
+        lambda _lo, hi: (hi - window + 1, None),
     )
 
 
@@ -58,9 +70,12 @@ def same_chunk(size: int) -> Predicate:
     """Keys whose position falls in the query's block of `size` positions (Llama-4 chunked attention)."""
     return Predicate(
         f"same_chunk({size})",
-        lambda t: torch.div(t.key_pos, size, rounding_mode="floor")
-        == torch.div(t.query_pos, size, rounding_mode="floor"),
+        lambda t: (
+            torch.div(t.key_pos, size, rounding_mode="floor")
+            == torch.div(t.query_pos, size, rounding_mode="floor")
+        ),
         lambda lo, hi: (lo // size * size, hi // size * size + size - 1),
+        lambda lo, hi: (hi // size * size, lo // size * size + size - 1),
     )
 
 
@@ -69,7 +84,9 @@ def same_segment() -> Predicate:
 
     def visible(t: Tile) -> Tensor:
         if t.query_segment is None or t.key_segment is None:
-            raise ValueError("same_segment() needs a Layout with query_segment and key_segment; none were given")
+            raise ValueError(
+                "same_segment() needs a Layout with query_segment and key_segment; none were given"
+            )
         return (t.key_segment == t.query_segment) & (t.key_segment >= 0)
 
     return Predicate("same_segment", visible)
@@ -77,7 +94,12 @@ def same_segment() -> Predicate:
 
 def first(count: int) -> Predicate:
     """Keys at positions below `count` (a prefix; with `causal` in any_of: prefix-bidirectional attention)."""
-    return Predicate(f"first({count})", lambda t: t.key_pos < count)
+    return Predicate(
+        f"first({count})",
+        lambda t: t.key_pos < count,
+        lambda _lo, _hi: (None, count - 1),
+        lambda _lo, _hi: (None, count - 1),
+    )
 
 
 def dense(visible: Tensor) -> Predicate:
@@ -114,8 +136,41 @@ class Mask:
             seen = some if seen is None else seen & some
         return seen
 
+    def reach(self, lo: int, hi: int) -> tuple[int, int]:
+        """A range of key positions outside which queries at positions lo…hi see nothing."""
+        span = (-_FAR, _FAR)
+        for predicate in self.all_of:
+            span = _meet(span, _span(predicate.reach, lo, hi, (-_FAR, _FAR)))
+        if self.any_of:
+            each = [_span(predicate.reach, lo, hi, (-_FAR, _FAR)) for predicate in self.any_of]
+            span = _meet(span, (min(one[0] for one in each), max(one[1] for one in each)))
+        return span
+
+    def full(self, lo: int, hi: int) -> tuple[int, int]:
+        """A range of key positions (first > last: empty) that every query at positions lo…hi sees."""
+        span = (-_FAR, _FAR)
+        for predicate in self.all_of:
+            span = _meet(span, _span(predicate.full, lo, hi, _NOWHERE))
+        if self.any_of:
+            each = [_span(predicate.full, lo, hi, _NOWHERE) for predicate in self.any_of]
+            span = _meet(span, max(each, key=lambda one: one[1] - one[0]))
+        return span
+
     @property
     def names(self) -> tuple[str, ...]:
         """The predicates by name, for reports and for choosing a fast path."""
         either = ("any(" + ", ".join(p.name for p in self.any_of) + ")",) if self.any_of else ()
         return tuple(p.name for p in self.all_of) + either
+
+
+def _span(
+    bound: Callable[[int, int], Span] | None, lo: int, hi: int, unknown: tuple[int, int]
+) -> tuple[int, int]:
+    if bound is None:
+        return unknown
+    first_key, last_key = bound(lo, hi)
+    return (-_FAR if first_key is None else first_key, _FAR if last_key is None else last_key)
+
+
+def _meet(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return max(a[0], b[0]), min(a[1], b[1])

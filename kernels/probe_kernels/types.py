@@ -25,17 +25,23 @@ class Scores:
     scale: float
     softcap: float | None = None
     sinks: Tensor | None = None  # [H]: logits of a virtual key with value 0
-    bias: Tensor | None = None  # added to scores, broadcastable to [B, H, Q, K] (T5 position bias, a user's float mask)
+    bias: Tensor | None = (
+        None  # added to scores, broadcastable to [B, H, Q, K] (T5 position bias, a user's float mask)
+    )
     alibi: Tensor | None = None  # [H]: slopes m, adds -m·(query_pos - key_pos)
 
     def __post_init__(self) -> None:
         q, k, v = self.query, self.key, self.value
         if q.ndim != 4 or k.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-            raise ValueError(f"query {tuple(q.shape)} and key {tuple(k.shape)} must be [B,H,Q,D] and [B,Hk,K,D]")
+            raise ValueError(
+                f"query {tuple(q.shape)} and key {tuple(k.shape)} must be [B,H,Q,D] and [B,Hk,K,D]"
+            )
         if q.shape[1] % k.shape[1]:
             raise ValueError(f"{q.shape[1]} query heads cannot share {k.shape[1]} key heads evenly")
         if v is not None and v.shape[:3] != k.shape[:3]:
-            raise ValueError(f"value {tuple(v.shape)} must match key {tuple(k.shape)} in batch, heads and length")
+            raise ValueError(
+                f"value {tuple(v.shape)} must match key {tuple(k.shape)} in batch, heads and length"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ class Want:
     matches: Mapping[str, Match] = field(default_factory=dict)  # token-match mass
     key_groups: Mapping[str, Tensor] = field(default_factory=dict)  # int16 [b, K], -1 = none: mass per group
     parts: frozenset[str] = frozenset()  # key_groups whose z_g = Σ_{j in g} p v is wanted as well
-    query_groups: Mapping[str, Tensor] = field(default_factory=dict)  # int16 [b, Q]: column mass per query group
+    query_groups: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # int16 [b, Q]: column mass per query group
     table: int = 0  # block size of the block-LSE table; 0 = no table
     rows: Mapping[str, Callable[[Tensor, slice, slice], Tensor]] = field(default_factory=dict)
     # ^ torch backend only: fn(block p [B, H, rows, keys], rows, keys) -> [B, H, rows, ...], concatenated over rows
@@ -107,7 +115,9 @@ class Want:
             else:
                 clash = [key for key in a if key in b and a[key] is not b[key]]
                 if clash:
-                    raise ValueError(f"two different {one.name} were wanted under the name {clash[0]!r}; rename one")
+                    raise ValueError(
+                        f"two different {one.name} were wanted under the name {clash[0]!r}; rename one"
+                    )
                 merged[one.name] = {**a, **b}
         return Want(**merged)  # type: ignore[arg-type]
 
@@ -140,6 +150,23 @@ class Attended:
     query_groups: dict[str, Tensor] = field(default_factory=dict)  # [B, H, R, K]
     table: Tensor | None = None  # [B, H, blocks, Q]: log Σ_{j in block} e^s, keys only
     rows: dict[str, Tensor] = field(default_factory=dict)
+    n_keys: int = (
+        0  # keys that were attended over, hidden ones included (merge counts storage indices from it)
+    )
+    table_block: int = 0  # block size of the table
+
+    def in_float32(self) -> "Attended":
+        """The same answers with every statistic in float32; z and integers keep their dtype."""
+        lowered = {name: one if name == "z" else _lower(one) for name, one in vars(self).items()}
+        return Attended(**lowered)  # type: ignore[arg-type]
+
+
+def _lower(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _lower(one) for key, one in value.items()}
+    return value
 
 
 # edit(block, rows, keys) -> edited block. `block` is [B, H, rows, keys]; rows and keys are storage slices.

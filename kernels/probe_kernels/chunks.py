@@ -1,0 +1,176 @@
+"""Cuts the queries into chunks, and knows for each chunk which keys it can see and where the mask must be asked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probe_kernels.mask import Tile
+from probe_kernels.types import Layout
+
+_BLOCK = 64  # columns per block when a general mask is searched for fully visible stretches
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A stretch of keys that some row of a chunk does not see: ``visible`` is bool ``[b, rows, keys]``."""
+
+    keys: slice
+    visible: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        """The complement of `visible`."""
+        return ~self.visible
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows, the storage range of keys that any of them may see, and its edges; other keys are seen by every row."""
+
+    rows: slice
+    keys: slice
+    edges: tuple[Edge, ...]
+
+    @property
+    def n_rows(self) -> int:
+        """Number of queries."""
+        return int(self.rows.stop - self.rows.start)
+
+    @property
+    def n_keys(self) -> int:
+        """Number of keys in range."""
+        return int(self.keys.stop - self.keys.start)
+
+    def local(self, edge: Edge) -> slice:
+        """The columns of an edge within the chunk's block."""
+        return slice(edge.keys.start - self.keys.start, edge.keys.stop - self.keys.start)
+
+    def visible(self, columns: slice) -> Tensor:
+        """Bool ``[b, rows, columns]`` for columns of the block, put together from the edges."""
+        first, last = columns.start, columns.stop
+        batch = max((edge.visible.shape[0] for edge in self.edges), default=1)
+        device = self.edges[0].visible.device if self.edges else None
+        seen = torch.ones(batch, self.n_rows, last - first, dtype=torch.bool, device=device)
+        for edge in self.edges:
+            at = self.local(edge)
+            lo, hi = max(at.start, first), min(at.stop, last)
+            if lo < hi:
+                seen[:, :, lo - first : hi - first] = edge.visible[:, :, lo - at.start : hi - at.start]
+        return seen
+
+    def count_visible(self) -> Tensor:
+        """Number of visible keys, int64 ``[b, rows]``."""
+        device = self.edges[0].visible.device if self.edges else None
+        count = torch.full((1, self.n_rows), self.n_keys, device=device)
+        for edge in self.edges:
+            count = count - edge.hidden.sum(-1)
+        return count
+
+
+class Ground:
+    """What is known of a layout once and for all: how positions run, and whether any key is padding."""
+
+    def __init__(self, layout: Layout, n_query: int, n_key: int) -> None:
+        self.layout = layout
+        self.n_query = n_query
+        self.n_key = n_key
+        self.key_start = _run(layout.key_pos)
+        self.query_start = _run(layout.query_pos)
+        padded = layout.key_real is not None and not bool(layout.key_real.all())
+        self.key_real = layout.key_real if padded else None
+        some = layout.query_real is not None and not bool(layout.query_real.all())
+        self.query_real = layout.query_real if some else None
+
+    def chunks(self, size: int, align: int = 1) -> Iterator[Chunk]:
+        """Chunks of `size` rows in order; the key range starts at a multiple of `align`."""
+        for start in range(0, self.n_query, size):
+            yield self.chunk(slice(start, min(start + size, self.n_query)), align)
+
+    def chunk(self, rows: slice, align: int = 1) -> Chunk:
+        """The chunk of these rows."""
+        if self.key_start is not None and self.key_real is None:
+            return self._by_position(rows, align)
+        return self._by_search(rows, slice(0, self.n_key), align)
+
+    def tile(self, rows: slice, keys: slice) -> Tensor | None:
+        """Bool ``[b, rows, keys]``: mask and padding together; None when nothing is hidden."""
+        layout = self.layout
+        seen = layout.mask.visible(
+            Tile(
+                layout.query_pos[:, rows, None],
+                layout.key_pos[:, None, keys],
+                None if layout.query_segment is None else layout.query_segment[:, rows, None],
+                None if layout.key_segment is None else layout.key_segment[:, None, keys],
+                rows,
+                keys,
+            )
+        )
+        if self.key_real is not None:
+            real = self.key_real[:, None, keys]
+            seen = real.expand(-1, rows.stop - rows.start, -1) if seen is None else seen & real
+        if seen is None:
+            return None
+        return seen.expand(seen.shape[0], rows.stop - rows.start, keys.stop - keys.start)
+
+    def _by_position(self, rows: slice, align: int) -> Chunk:
+        starts = self.key_start or []
+        lo, hi = self._query_range(rows)
+        first, last = self.layout.mask.reach(lo, hi)
+        k0 = min(max(first - max(starts), 0), self.n_key - 1) // align * align
+        k1 = max(min(last - min(starts) + 1, self.n_key), k0 + 1)
+        first, last = self.layout.mask.full(lo, hi)
+        f0 = min(max(first - min(starts), k0), k1)
+        f1 = max(min(last - max(starts) + 1, k1), f0)
+        if f0 == f1:
+            return self._by_search(rows, slice(k0, k1), align)
+        edges = []
+        for part in (slice(k0, f0), slice(f1, k1)):
+            seen = self.tile(rows, part) if part.start < part.stop else None
+            if seen is not None and not bool(seen.all()):
+                edges.append(Edge(part, seen))
+        return Chunk(rows, slice(k0, k1), tuple(edges))
+
+    def _query_range(self, rows: slice) -> tuple[int, int]:
+        if self.query_start is not None:
+            return min(self.query_start) + rows.start, max(self.query_start) + rows.stop - 1
+        low, high = torch.aminmax(self.layout.query_pos[:, rows])
+        return int(low), int(high)
+
+    def _by_search(self, rows: slice, keys: slice, align: int) -> Chunk:
+        seen = self.tile(rows, keys)
+        if seen is None:
+            return Chunk(rows, keys, ())
+        some = seen.flatten(0, 1).any(0).nonzero()
+        if some.numel() == 0:
+            keys = slice(keys.start, keys.start + 1)
+            return Chunk(rows, keys, (Edge(keys, seen[:, :, :1]),))
+        k0 = (keys.start + int(some[0])) // align * align
+        seen = seen[:, :, k0 - keys.start : int(some[-1]) + 1]
+        found = slice(k0, keys.start + int(some[-1]) + 1)
+        return Chunk(rows, found, tuple(_edges(seen, found)))
+
+
+def _edges(seen: Tensor, keys: slice) -> Iterator[Edge]:
+    """Neighbouring blocks of columns that are not fully visible, joined."""
+    n = keys.stop - keys.start
+    every = seen.flatten(0, 1).all(0)
+    if n % _BLOCK:
+        every = torch.nn.functional.pad(every, (0, _BLOCK - n % _BLOCK), value=True)
+    flags = every.view(-1, _BLOCK).all(1).tolist()
+    start = None
+    for index, full in enumerate([*flags, True]):
+        if not full and start is None:
+            start = index * _BLOCK
+        if full and start is not None:
+            stop = min(index * _BLOCK, n)
+            yield Edge(slice(keys.start + start, keys.start + stop), seen[:, :, start:stop])
+            start = None
+
+
+def _run(positions: Tensor) -> list[int] | None:
+    """Each row's first position where positions count up by one, else None."""
+    if positions.shape[1] > 1 and not bool((positions.diff(dim=1) == 1).all()):
+        return None
+    return [int(start) for start in positions[:, 0].tolist()]

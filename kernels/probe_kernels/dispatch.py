@@ -1,0 +1,75 @@
+"""Chooses who computes: the argument, else PROBE_KERNELS, else the blocked torch path. Never falls back silently."""
+
+import os
+from collections.abc import Callable
+from typing import Literal, cast, get_args
+
+from probe_kernels import reference, sweep
+from probe_kernels.types import Attended, Edits, Layout, Scores, Want
+
+Backend = Literal["reference", "torch", "triton"]
+
+
+class BackendError(ValueError):
+    """A backend that does not exist, or cannot serve here."""
+
+
+def attend(
+    scores: Scores, layout: Layout, want: Want, *, edits: Edits | None = None, backend: str | None = None
+) -> Attended:
+    """Attention and every wanted statistic, in one sweep over the keys, without the n×n map.
+
+    Args:
+        scores: q, k, v and what else makes the scores.
+        layout: Mask, positions, segments and padding.
+        want: The statistics asked for.
+        edits: Edits of score and probability blocks; z and every statistic come from the edited attention.
+        backend: ``reference`` (float64, dense, for tests), ``torch`` (blocked) or ``triton``; None reads the
+            environment variable PROBE_KERNELS and else takes ``torch``.
+
+    Raises:
+        BackendError: An unknown backend, or one that is not available.
+        ValueError: z or parts without a value; shapes that do not fit; a query with no key at all to attend to.
+    """
+    _check(scores, layout, want)
+    return _BACKENDS[_chosen(backend)](scores, layout, want, edits)
+
+
+def _chosen(backend: str | None) -> Backend:
+    source = "backend="
+    if backend is None:
+        backend, source = os.environ.get("PROBE_KERNELS") or "torch", "PROBE_KERNELS="
+    if backend not in get_args(Backend):
+        raise BackendError(
+            f"{source}{backend} is not a backend; choose one of {', '.join(get_args(Backend))}"
+        )
+    if backend not in _BACKENDS:
+        raise BackendError(
+            f"{source}{backend} was asked for, but this version has no Triton kernels yet; "
+            "use torch (any device) or reference (float64)"
+        )
+    return cast(Backend, backend)
+
+
+_BACKENDS: dict[str, Callable[[Scores, Layout, Want, Edits | None], Attended]] = {
+    "reference": reference.attend,
+    "torch": sweep.attend,
+}
+
+
+def _check(scores: Scores, layout: Layout, want: Want) -> None:
+    n_query, n_key = scores.query.shape[2], scores.key.shape[2]
+    if n_query == 0 or n_key == 0:
+        raise ValueError(f"attention needs at least one query and one key; found {n_query} and {n_key}")
+    if layout.query_pos.shape[-1] != n_query or layout.key_pos.shape[-1] != n_key:
+        found = f"{tuple(layout.query_pos.shape)} and {tuple(layout.key_pos.shape)}"
+        raise ValueError(
+            f"positions {found} do not fit {n_query} queries and {n_key} keys; give [b, Q] and [b, K]"
+        )
+    if (want.z or want.parts) and scores.value is None:
+        raise ValueError(
+            "z or parts were wanted, but the scores carry no value; give a value or Want(z=False)"
+        )
+    unknown = want.parts - want.key_groups.keys()
+    if unknown:
+        raise ValueError(f"parts of {sorted(unknown)} were wanted, but no such key_groups; name them in both")

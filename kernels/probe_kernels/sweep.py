@@ -1,0 +1,99 @@
+"""The blocked path: chunk by chunk over the queries, whole rows, every wanted statistic in the same sweep."""
+
+import torch
+from torch import Tensor
+
+from probe_kernels.block import Block, Inputs, edit_scores, edited, normalise
+from probe_kernels.chunks import Chunk, Ground
+from probe_kernels.tally import Tally, at
+from probe_kernels.types import Attended, Edits, Scores, Layout, Want
+
+_BLOCK_NUMBERS = 2**21  # numbers in one block of the plain path: 8 MB in float32
+
+
+def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = None) -> Attended:
+    """Blocked attention with statistics; see `probe_kernels.attend`."""
+    inputs = Inputs.of(scores)
+    ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
+    tally = Tally(scores, ground, want, inputs.dtype)
+    z = _plain(inputs, tally, edits or Edits())
+    out = tally.finish()
+    out.z = z
+    return out
+
+
+def _plain(inputs: Inputs, tally: Tally, edits: Edits) -> Tensor | None:
+    scores, want = inputs.scores, tally.want
+    batch, heads, _, _ = scores.query.shape
+    size = max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
+    zs = []
+    for chunk in tally.ground.chunks(size, want.table or 1):
+        tally.count(chunk)
+        block = form(inputs, tally.ground, chunk, edits)
+        if want.z:
+            zs.append(weigh(block, inputs))
+        for name in want.parts:
+            _parts(tally, block, inputs, name)
+        with torch.no_grad():
+            tally.add(_detached(block))
+    if not want.z or scores.value is None:
+        return None
+    return torch.cat(zs, dim=2).to(scores.value.dtype)
+
+
+def form(inputs: Inputs, ground: Ground, chunk: Chunk, edits: Edits) -> Block:
+    """The block of a chunk for the whole batch and every head, edits applied."""
+    batch, heads = inputs.scores.query.shape[:2]
+    s = inputs.raw(chunk, ground.layout.query_pos, ground.layout.key_pos)
+    s = edit_scores(s, chunk, edits)
+    every = slice(0, heads)
+    block = normalise(s, chunk, slice(0, batch), every, inputs.sinks(every))
+    return edited(block, edits) if edits.probs else block
+
+
+def weigh(block: Block, inputs: Inputs, member: Tensor | None = None) -> Tensor:
+    """z of a block, ``[b, h, rows, Dv]``, optionally of the keys where `member [b, keys]` is 1.
+
+    A value that is not finite reaches only the rows that see its key, and is NaN there.
+    """
+    value = inputs.scores.value
+    if value is None:
+        raise ValueError("z was wanted, but the scores carry no value; give a value or Want(z=False)")
+    v = value[block.batch, :, block.chunk.keys].to(inputs.dtype)
+    if member is not None:
+        v = torch.where(member[:, None, :, None] > 0, v, 0.0)
+    b, h, rows, n = block.weight.shape
+    z = _grouped(block.weight, v)
+    if not bool(z.isfinite().all()):
+        bad = ~v.isfinite()
+        z = _grouped(block.weight, v.masked_fill(bad, 0.0))
+        seen = at(block.chunk.visible(slice(0, n)), block.batch)[:, None].expand(b, h, rows, n)
+        if block.scores is None:
+            seen = seen | (block.weight != 0)
+        hit = _grouped(seen.to(inputs.dtype), bad.to(inputs.dtype)) > 0
+        z = z.masked_fill(hit, torch.nan)
+    return z * block.inverse[..., None]
+
+
+def _grouped(weight: Tensor, v: Tensor) -> Tensor:
+    b, h, rows, n = weight.shape
+    hk = v.shape[1]
+    return torch.matmul(weight.reshape(b, hk, h // hk * rows, n), v).reshape(b, h, rows, -1)
+
+
+def _parts(tally: Tally, block: Block, inputs: Inputs, name: str) -> None:
+    labels = tally.labels[name]
+    with torch.no_grad():
+        for group in range(labels.shape[-1]):
+            member = at(labels, block.batch)[:, block.chunk.keys, group]
+            part = weigh(block, inputs, member)
+            tally.out.parts[name][block.batch, block.heads, block.chunk.rows, group] = part
+
+
+def _detached(block: Block) -> Block:
+    if not block.weight.requires_grad:
+        return block
+    scores = None if block.scores is None else block.scores.detach()
+    sink_mass = None if block.sink_mass is None else block.sink_mass.detach()
+    weight, inverse, lse = block.weight.detach(), block.inverse.detach(), block.lse.detach()
+    return Block(block.chunk, block.batch, block.heads, weight, inverse, lse, scores, sink_mass, block.clean)

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from probe_kernels import attend, pattern_block
@@ -26,6 +26,7 @@ from probe.seam.points import attach as attach_points
 from probe.seam.switch import AttentionFunction, Switched, register_fused, shadow, switchable
 
 
+@runtime_checkable
 class Member(Protocol):
     """What the hub needs of a session."""
 

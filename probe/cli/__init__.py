@@ -1,4 +1,4 @@
-"""The command line: ``probe analyze``, ``show``, ``metrics``, ``fetch``, and the commands that extensions register.
+"""The command line: ``probe analyze``, ``show``, ``metrics``, ``fetch``, and commands of other packages.
 
 Nothing heavy is imported here: each command imports what it needs when it runs.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed while running, 2 the call was wrong, 130 Ctrl-C."""
+    """Run the command line and return its exit code: 0 done, 1 it failed, 2 the call was wrong, 130 Ctrl-C."""
     from probe.cli.app import command
     from probe.cli.outcome import run
 

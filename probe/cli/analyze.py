@@ -1,4 +1,4 @@
-"""``probe analyze``: what the heads of a model do on a text. Only flags are here; the work is in `probe.cli.running`."""
+"""``probe analyze``: what the heads of a model do on a text. The flags; the work is in `probe.cli.running`."""
 
 import shlex
 import sys
@@ -9,31 +9,45 @@ import typer
 
 _Model = Annotated[str, typer.Argument(metavar="[MODEL]", help="A known model, a hub id or a local path.")]
 _Text = Annotated[str | None, typer.Option("--text", metavar="T", help="Analyze this text.")]
-_File = Annotated[Path | None, typer.Option("--file", metavar="F", help="Analyze the text of this UTF-8 file.")]
+_File = Annotated[
+    Path | None, typer.Option("--file", metavar="F", help="Analyze the text of this UTF-8 file.")
+]
 _Prompts = Annotated[
-    Path | None, typer.Option("--prompts", metavar="F.jsonl", help="Analyze prompts: one JSON object per line.")
+    Path | None,
+    typer.Option("--prompts", metavar="F.jsonl", help="Analyze prompts: one JSON object per line."),
 ]
 _Metric = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", metavar="NAME[:k=v,...]", help="A metric, may be repeated; all = every one (see probe metrics)."
+        "--metric",
+        metavar="NAME[:k=v,...]",
+        help="A metric, may be repeated; all = every one (see probe metrics).",
     ),
 ]
 _Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Save the report here; an interrupted run resumes.")
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Save the report here; an interrupted run resumes."),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else; save only with --out.")]
+_Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object and nothing else; save only with --out.")
+]
 _Device = Annotated[str | None, typer.Option("--device", metavar="D", help="Where to run, such as cuda.")]
-_Dtype = Annotated[str | None, typer.Option("--dtype", metavar="T", help="What to compute in, such as bfloat16.")]
+_Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="T", help="What to compute in, such as bfloat16.")
+]
 _MaxTokens = Annotated[
-    int | None, typer.Option("--max-tokens", metavar="N", min=1, help="Keep the first N tokens of every prompt.")
+    int | None,
+    typer.Option("--max-tokens", metavar="N", min=1, help="Keep the first N tokens of every prompt."),
 ]
 _Chunk = Annotated[
-    int | None, typer.Option("--chunk", metavar="N", min=1, help="Prefill N tokens at a time, to save memory.")
+    int | None,
+    typer.Option("--chunk", metavar="N", min=1, help="Prefill N tokens at a time, to save memory."),
 ]
 _Keep = Annotated[
     str | None,
-    typer.Option("--keep", metavar="map|qk", help="Also save pooled maps (with --out), or queries and keys; or none."),
+    typer.Option(
+        "--keep", metavar="map|qk", help="Also save pooled maps (with --out), or queries and keys; or none."
+    ),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell tokens, bytes and minutes.")]
 _NoText = Annotated[bool, typer.Option("--no-text", help="Save no prompt text: a report to share.")]

@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A known model, such as smollm2-135m.")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A known model, such as smollm2-135m.")],
+) -> None:
     """Fetch a known model, so that it works with no network."""
     from probe.cli.progress import progress_bar
     from probe.cli.view import console

@@ -13,7 +13,11 @@ def read_input(text: str | None, file: Path | None, prompts: Path | None) -> str
         UsageError: more than one of the three was given.
         InputError: empty text, a file that cannot be read or is not UTF-8, a malformed row (with its line number).
     """
-    given = [name for name, value in (("--text", text), ("--file", file), ("--prompts", prompts)) if value is not None]
+    given = [
+        name
+        for name, value in (("--text", text), ("--file", file), ("--prompts", prompts))
+        if value is not None
+    ]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} were asked; a run reads one of them: give one")
     if text is not None:
@@ -48,9 +52,13 @@ def check_rows(path: Path) -> None:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: a JSON object was asked, found none ({error}): mend it") from error
+            raise InputError(
+                f"{path}, line {number}: a JSON object was asked, found none ({error}): mend it"
+            ) from error
         if not isinstance(row, dict) or not ({"text", "messages"} & row.keys()):
-            raise InputError(f'{path}, line {number}: a prompt was asked, found none: write {{"text": "..."}}')
+            raise InputError(
+                f'{path}, line {number}: a prompt was asked, found none: write {{"text": "..."}}'
+            )
 
 
 def _checked(text: str, source: str) -> str:

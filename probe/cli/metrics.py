@@ -30,7 +30,9 @@ def metrics(
         return
     from rich.table import Table
 
-    table = Table("metric", "what it measures", "unit", "paper", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        "metric", "what it measures", "unit", "paper", box=None, header_style="bold", pad_edge=False
+    )
     for info in infos:
         table.add_row(clean(info.name), clean(info.summary), clean(info.unit), clean(info.paper))
     console().print(table)

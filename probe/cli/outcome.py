@@ -11,7 +11,9 @@ import typer
 from probe.errors import ProbeError
 
 FAILED, WRONG_CALL, INTERRUPTED = 1, 2, 130
-_USAGE = typer.BadParameter.__bases__[0]  # typer carries its own copy of click; its errors have no public name
+_USAGE: type[Exception] = typer.BadParameter.__bases__[
+    0
+]  # typer carries its own copy of click; its errors have no public name
 _ALLOCATION = re.compile(r"tried to allocate ([\d.]+ ?\w+)|allocate ([\d.]+ \w+)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -62,7 +64,7 @@ def say(sentence: str, code: int) -> int:
 
 
 def allocation(error: BaseException) -> str | None:
-    """What an out-of-memory error tells of the size, such as `` (asked for 74.5 GiB)``; None for another error."""
+    """The size that an out-of-memory error names, as ``(asked for 74.5 GiB)``; None for another error."""
     found = _ALLOCATION.search(str(error))
     if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
         return None

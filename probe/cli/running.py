@@ -54,7 +54,9 @@ def check_specs(specs: list[str] | None) -> list[str] | str | None:
         return None
     if "all" in specs:
         if len(specs) > 1:
-            raise UsageError(f"--metric {' --metric '.join(specs)} was asked; all stands alone: give it or a list")
+            raise UsageError(
+                f"--metric {' --metric '.join(specs)} was asked; all stands alone: give it or a list"
+            )
         return "all"
     for spec in specs:
         metrics.make(spec)

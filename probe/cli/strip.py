@@ -35,8 +35,12 @@ def strip(values: Sequence[float], scale: tuple[float, float], width: int, *, pl
             text.append((" " if plain else UNDEFINED) * wide)
             continue
         part = fraction(value, *scale)
-        red, green, blue = rgb(0.35 + 0.55 * part)  # the middle of the ramp shows on dark and on light terminals
-        text.append(marks[min(int(part * len(marks)), len(marks) - 1)] * wide, style=f"rgb({red},{green},{blue})")
+        red, green, blue = rgb(
+            0.35 + 0.55 * part
+        )  # the middle of the ramp shows on dark and on light terminals
+        text.append(
+            marks[min(int(part * len(marks)), len(marks) - 1)] * wide, style=f"rgb({red},{green},{blue})"
+        )
     return text
 
 
@@ -50,8 +54,7 @@ def ruler(layers: Sequence[int], width: int) -> str:
     size = math.ceil(len(layers) / together) * wide
     step = max(1, math.ceil(10 / wide))
     line = [" "] * (size + len(str(layers[-1])) if layers else 0)
-    ends = [place for place in range(0, math.ceil(len(layers) / together), step)]
-    for place in ends:
+    for place in range(0, math.ceil(len(layers) / together), step):
         label = str(layers[place * together])
         line[place * wide : place * wide + len(label)] = label
     last = str(layers[-1]) if layers else ""

@@ -10,17 +10,17 @@ from probe.cli.strip import mean, ruler, strip
 from probe.report import Answer, Provenance, Report
 from probe.report.ranking import cells, top_heads
 
-_LABEL = 9  # width of the column of labels
+_LABEL = 10  # width of the column of labels
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that takes every string as it is: no markup, no guessed highlights, no colour where none is wanted."""
+    """A console that prints strings as they are: no markup, no guessed highlights, NO_COLOR honoured."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def clean(text: str) -> str:
-    """A string from a file or a model's name without control characters, which could move the cursor or the colours."""
+    """A string from outside without control characters, which could move the cursor or change colours."""
     return _CONTROL.sub("�", text)
 
 
@@ -75,7 +75,9 @@ def _strips(
     best = [end((v for v in values if not math.isnan(v)), default=math.nan) for values in layers.values()]
     out.print(_row("layer", ruler(list(layers), width)))
     out.print(_row("mean", strip(means, scale, width, plain=plain)))
-    out.print(_row("highest" if answer.better == "high" else "lowest", strip(best, scale, width, plain=plain)))
+    out.print(
+        _row("highest" if answer.better == "high" else "lowest", strip(best, scale, width, plain=plain))
+    )
     out.print(_row("scale", f"{number(scale[0])} to {number(scale[1])}"))
 
 

@@ -52,7 +52,8 @@ def _tensor(entry: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> np.n
     if list(values.shape) != entry["shape"] or values.dtype.name != entry["dtype"]:
         found = f"{values.dtype.name}{list(values.shape)}"
         raise ReportError(
-            f"the array {key!r} was asked as {entry['dtype']}{entry['shape']}, found {found}: the files do not belong together"
+            f"the array {key!r} was asked as {entry['dtype']}{entry['shape']}, found {found}: "
+            "the files do not belong together"
         )
     return values
 

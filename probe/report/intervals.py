@@ -10,11 +10,12 @@ RESAMPLES = 2000
 
 
 def bootstrap(answer: Answer, level: float = 0.95, seed: int = 0) -> xr.DataArray:
-    """Percentile bootstrap interval per head, resampling prompts: axes (bound, layer, head), in the metric's unit.
+    """Percentile bootstrap interval per head over prompts: axes (bound, layer, head), in the metric's unit.
 
-    Each resample draws as many prompts as there are and pools them as the head map does: by the coordinate ``weight``
-    of `Answer.by_prompt` where it has one, else all prompts alike. Values that are undefined in a prompt do not count.
-    Attributes state level, prompts and resamples, and in ``note`` why an interval is missing. Efron & Tibshirani 1993.
+    Each resample draws as many prompts as there are and takes their mean: weighed by the coordinate ``weight`` of
+    `Answer.by_prompt` where it has one (so that long prompts count as in the head map), else all alike. Values that
+    are undefined in a prompt do not count. Attributes state level, prompts, resamples and weighing, and in ``note``
+    why an interval is missing. Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13.
 
     Raises:
         ReportError: the level is not between 0 and 1, or the answer keeps no values per prompt.
@@ -30,7 +31,14 @@ def bootstrap(answer: Answer, level: float = 0.95, seed: int = 0) -> xr.DataArra
     values = answer.by_prompt.transpose("prompt", ...)
     prompts = values.sizes["prompt"]
     first = values.isel(prompt=0, drop=True)
-    attrs = {"level": level, "prompts": prompts, "resamples": RESAMPLES, "seed": seed, "note": _note(prompts)}
+    attrs = {
+        "level": level,
+        "prompts": prompts,
+        "resamples": RESAMPLES,
+        "seed": seed,
+        "weighing": "by weight" if "weight" in values.coords else "prompts alike",
+        "note": _note(prompts),
+    }
     bounds = np.full((2, *first.shape), np.nan)
     if prompts > 1:
         bounds = _percentiles(np.asarray(values.values, np.float64), _weights(values), level, seed)

@@ -1,4 +1,4 @@
-"""Which answer a key means: the spec as typed, the bare name where that is unambiguous, ``KEY@TOWER`` for a tower."""
+"""Which answer a key means: the spec as typed, a bare name that is unambiguous, or ``KEY@TOWER``."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ MAIN_TOWER = "decoder"
 
 
 def key_of(answer: Answer, answers: Sequence[Answer]) -> str:
-    """The key under which `answer` is listed: its spec, and ``@tower`` where another tower has the bare spec."""
+    """The key of `answer`: its spec, and ``@tower`` where another tower has the bare spec."""
     towers = [other.tower for other in answers if other.spec == answer.spec]
     return answer.spec if len(towers) == 1 or answer.tower == MAIN_TOWER else f"{answer.spec}@{answer.tower}"
 
 
 def find(answers: Sequence[Answer], key: str, tower: str | None = None) -> Answer:
-    """The answer that `key` (and `tower`) means; a `ReportError` lists the keys where there is none or several."""
+    """The answer that `key` (and `tower`) means; a `ReportError` lists the keys if there is none or several."""
     found = _with_spec(answers, key)
     if not found and tower is None and "@" in key:
         key, _, tower = key.rpartition("@")

@@ -1,10 +1,11 @@
-"""Where a report's numbers came from: model, software, inputs, and everything a reader must know to trust them."""
+"""Where a report's numbers came from: model, software, inputs, and what a reader must know to trust them."""
 
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import Any
 
 from probe.errors import ReportError
 
@@ -77,7 +78,9 @@ class Provenance:
         if not isinstance(entry["model"].get("name"), str):
             raise ReportError("a report's model was asked; it has no name: the file is not a probe report")
         known = {item.name for item in fields(cls)}
-        values = {name: _frozen(value) for name, value in entry.items() if name in known and name != "model"}
+        values: dict[str, Any] = {
+            name: _frozen(value) for name, value in entry.items() if name in known and name != "model"
+        }
         model = {item.name: entry["model"].get(item.name) for item in fields(ModelRecord)}
         return cls(model=ModelRecord(**model), **values)
 

@@ -57,7 +57,7 @@ def cells(head_map: xr.DataArray) -> Iterator[tuple[int, int, float]]:
 
 
 def ranked(answer: Answer) -> pd.DataFrame:
-    """All heads of an answer with columns layer, head, score: the better end first, ties by layer, undefined last."""
+    """All heads with columns layer, head, score: the better end first, ties by layer, undefined last."""
     frame = pd.DataFrame(list(cells(answer.head_map)), columns=["layer", "head", "score"])
     frame = frame.astype({"layer": "int64", "head": "int64", "score": "float64"})
     ascending = answer.better == "low"
@@ -67,8 +67,9 @@ def ranked(answer: Answer) -> pd.DataFrame:
 
 
 def top_heads(answer: Answer, n: int) -> list[tuple[str, float]]:
-    """The `n` best heads with a defined score, by name."""
-    best = ranked(answer).dropna().head(n)
+    """The `n` best heads with a finite score, by name."""
+    everything = ranked(answer)
+    best = everything[np.isfinite(everything["score"])].head(n)
     axis = head_axis(answer.head_map)
     return [
         (head_name(answer.tower, int(layer), int(head), axis), float(score))

@@ -51,7 +51,7 @@ def read(folder: Path) -> Parts:
 
 
 def _answer(entry: Any, tensors: Mapping[str, np.ndarray]) -> Answer:
-    texts = {name: entry.get(name) for name in TEXT_FIELDS} if isinstance(entry, dict) else {}
+    texts: dict[str, Any] = {name: entry.get(name) for name in TEXT_FIELDS} if isinstance(entry, dict) else {}
     if not texts or not all(isinstance(value, str) for value in texts.values()):
         raise ReportError(
             f"an answer was asked; {REPORT} holds one without {', '.join(TEXT_FIELDS)}: restore it"
@@ -87,7 +87,8 @@ def _header(path: Path) -> dict[str, Any]:
         )
     if header.get("schema") != SCHEMA:
         raise ReportError(
-            f"{path} was asked; it has schema {header.get('schema')!r}, this probe reads {SCHEMA}: use the version that wrote it"
+            f"{path} was asked; it has schema {header.get('schema')!r}, "
+            f"this probe reads {SCHEMA}: use the version that wrote it"
         )
     if "provenance" not in header:
         raise ReportError(f"{path} was asked; it holds no provenance: restore it")

@@ -24,8 +24,8 @@ from probe.report.sharing import without_text
 class Report:
     """Answers of one run with their provenance, and the prompts unless the report is text-free.
 
-    ``report["entropy"]`` is the head map of a metric: axes (layer, head), in the metric's unit. A key is the spec as
-    typed (``"sink:n=4"``); a bare name will do where it is unambiguous, ``"entropy@encoder"`` names a tower.
+    ``report["entropy"]`` is the head map of a metric: axes (layer, head), in the metric's unit. A key is the spec
+    as typed (``"sink:n=4"``); a bare name will do where it is unambiguous, ``"entropy@encoder"`` names a tower.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Report:
         return find(self.answers, key, tower)
 
     def top(self, key: str, n: int = 10, tower: str | None = None) -> pd.DataFrame:
-        """The first `n` heads with columns layer, head, score: the metric's better end first, undefined last."""
+        """The first `n` heads, columns layer, head, score: the metric's better end first, undefined last."""
         if n < 0:
             raise ReportError(f"the top {n} heads were asked; ask for 0 or more")
         return ranked(self.answer(key, tower)).head(n)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per head of every answer: metric, tower, layer, axis (head or kv_head), head, value, unit."""
+        """One row per head and answer: metric, tower, layer, axis (head or kv_head), head, value, unit."""
         rows = [
             (key, answer.tower, layer, head_axis(answer.head_map), head, value, answer.unit)
             for key, answer in zip(self.keys(), self.answers, strict=True)
@@ -82,7 +82,7 @@ class Report:
         return pd.DataFrame(rows, columns=["metric", "tower", "layer", "axis", "head", "value", "unit"])
 
     def intervals(self, key: str, level: float = 0.95, seed: int = 0) -> xr.DataArray:
-        """Bootstrap interval over prompts, axes (bound, layer, head); see `probe.report.intervals.bootstrap`."""
+        """Bootstrap interval over prompts, axes (bound, layer, head): `probe.report.intervals.bootstrap`."""
         return intervals.bootstrap(self.answer(key), level, seed)
 
     def to_json(self) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from probe.report.provenance import Provenance
 def without_text(answers: Sequence[Answer], provenance: Provenance) -> tuple[list[Answer], Provenance]:
     """Drop what could tell the text: the command line, names of prompts, text along tokens, text arrays.
 
-    Metrics, towers, layers, heads, token counts and positions stay. Notes stay: they are about the run, and a metric
-    that quotes a prompt in a note would show it.
+    Metrics, towers, layers, heads, token counts and positions stay. Notes stay: they are about the run, and a
+    metric that quotes a prompt in a note would show it.
     """
     return [_answer(answer) for answer in answers], replace(provenance, command=None)
 

@@ -1,8 +1,8 @@
 """Writing a report: ``report.json``, ``arrays.safetensors`` and, unless text-free, ``prompts.jsonl``.
 
-Arrays are named ``<metric>/<tower>/<map>``. ``report.json`` describes each (axes, coordinates, unit) and holds the
-sha256 of the arrays' file, so that files of two runs are never mixed. A folder that does not exist yet appears whole or
-not at all; in an existing folder each file is replaced whole and ``report.json`` comes last.
+Arrays are named ``<metric>/<tower>/<map>``. ``report.json`` describes each (axes, coordinates, unit) and holds
+the sha256 of the arrays' file, so that files of two runs are never mixed. A folder that does not exist yet appears
+whole or not at all; in an existing folder each file is replaced whole and ``report.json`` comes last.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write encoded files into `folder`, each by way of a temporary one; raises `OutputError` where that fails."""
+    """Write encoded files into `folder`, each by way of a temporary one; raises `OutputError` if that fails."""
     try:
         if folder.is_dir():
             for name, content in files.items():

@@ -1,4 +1,4 @@
-"""What crosses the seam: one layer's attention in one forward (`AttentionCall`), or another activation (`Activation`)."""
+"""What crosses the seam: one layer's attention in one forward (`AttentionCall`), or another `Activation`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal

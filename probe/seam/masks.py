@@ -1,7 +1,7 @@
 """The lazy mask: what transformers says about visibility, carried in O(n) and made dense only if model code insists.
 
-transformers asks the registered mask function for one mask per layer type. Ours answers with a `LazyMask`: a tensor of
-the right shape that holds the keywords it was asked with (lengths, absolute offsets, rule, padding) instead of n×n cells.
+transformers asks the registered mask function for one mask per layer type. Ours answers with a `LazyMask`: a tensor
+of the right shape that holds the keywords it was asked with (lengths, absolute offsets, rule, padding), no cells.
 """
 
 from collections.abc import Callable
@@ -99,6 +99,7 @@ class LazyMask(torch.Tensor):
         keys: slice | None = None,
         lead: tuple[int, int] | None = None,
     ) -> "LazyMask":
+        """Make the tensor that stands for the mask; it owns no storage."""
         rows = rows if rows is not None else slice(0, spec.q_length)
         keys = keys if keys is not None else slice(0, spec.kv_length)
         shape = (*(lead or (spec.batch_size, 1)), rows.stop - rows.start, keys.stop - keys.start)

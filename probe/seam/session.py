@@ -33,7 +33,7 @@ class Session:
         observers: Sequence[Any] = (),
         interventions: Sequence[Any] = (),
         *,
-        mode: Mode | None = None,
+        mode: str | None = None,
         kernels: str | None = None,
     ) -> None:
         if mode not in (None, "fused", "shadow"):
@@ -45,7 +45,7 @@ class Session:
         self.model = model
         self.observers = tuple(observers)
         self.interventions = tuple(interventions)
-        self.asked_mode: Mode = mode or ("fused" if interventions else "shadow")
+        self.asked_mode: Mode = "fused" if mode == "fused" or interventions else "shadow"
         self.kernels = kernels
         self._hub: Hub | None = None
         self._open = False

@@ -1,0 +1,129 @@
+"""What was asked to be computed: metrics and experiments, from specs or ready-made."""
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from probe_kernels import BackendError, attend
+from probe_kernels.mask import Mask
+from probe_kernels.types import Layout, Scores, Want
+
+from probe import experiments
+from probe.errors import UsageError
+from probe.experiments.base import Experiment
+from probe.interventions.base import EditsAttended, EditsBlocks, EditsCall
+from probe.interventions.target import Target
+from probe.metrics.base import Metric
+from probe.metrics.making import make, names, parameters
+from probe.metrics.table import METRICS
+from probe.seam.call import Place
+from probe.terms import DEFAULT_METRICS
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Metrics that observe the user's prompts, experiments that bring their own, and what was left out."""
+
+    metrics: tuple[Metric, ...]
+    experiments: tuple[Experiment, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def specs(self) -> list[str]:
+        """Every spec, in order."""
+        return [one.spec for one in (*self.metrics, *self.experiments)]
+
+
+def choose(metrics: object) -> Choice:
+    """Read what was asked: specs, instances, ``"all"``, or None for the default metrics.
+
+    Instances are copied without what they have seen, so that they can be used again.
+
+    Raises:
+        UnknownNameError: a metric or parameter that does not exist.
+        UsageError: a spec twice, or something that is neither a spec nor a metric.
+    """
+    notes: tuple[str, ...] = ()
+    if metrics is None:
+        asked: list[object] = list(DEFAULT_METRICS)
+    elif metrics == "all":
+        asked, notes = _all()
+    elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
+        asked = list(metrics)
+    else:
+        asked = [metrics]
+    made: list[Any] = [_one(each) for each in asked]
+    specs = [one.spec for one in made]
+    for spec in specs:
+        if specs.count(spec) > 1:
+            raise UsageError(f"{spec!r} was asked twice; name each metric once")
+    experiments = tuple(one for one in made if _is_experiment(one))
+    return Choice(tuple(one for one in made if not _is_experiment(one)), experiments, notes)
+
+
+def check_interventions(interventions: object) -> tuple[Any, ...]:
+    """The interventions as a tuple; raises `UsageError` for anything that edits nothing."""
+    if not isinstance(interventions, Sequence) or isinstance(interventions, str):
+        raise UsageError(f"interventions={interventions!r} was asked; give a list of them")
+    for one in interventions:
+        if isinstance(one, type) or not isinstance(one, EditsCall | EditsBlocks | EditsAttended):
+            raise UsageError(
+                f"{one!r} was asked as an intervention; it defines none of call, edits and attended: "
+                "use probe.interventions"
+            )
+    return tuple(interventions)
+
+
+def check_backend(kernels: str | None) -> None:
+    """Raise `UsageError` where the kernels' backend that was asked does not exist or cannot serve."""
+    one = torch.zeros(1, 1, 1, 1)
+    at = torch.zeros(1, 1, dtype=torch.int64)
+    try:
+        attend(Scores(one, one, one, 1.0), Layout(Mask(), at, at), Want(), backend=kernels)
+    except BackendError as error:
+        raise UsageError(str(error)) from error
+
+
+def require_places(interventions: Sequence[Any], places: dict[str, Place]) -> None:
+    """Raise `UnknownNameError` where an intervention names a layer that the model does not have."""
+    for one in interventions:
+        target = getattr(one, "target", None)
+        if isinstance(target, Target):
+            target.require(list(places.values()))
+
+
+def _all() -> tuple[list[object], tuple[str, ...]]:
+    asked: list[object] = []
+    left: list[str] = []
+    for name in names():
+        made = _class(name)
+        needs = [k for k, v in parameters(made).items() if v.default is inspect.Parameter.empty]
+        if needs:
+            left.append(f"{name} was left out: it needs {needs[0]}, write {name}:{needs[0]}=…")
+        else:
+            asked.append(name)
+    return asked, tuple(left)
+
+
+def _class(name: str) -> type[Any]:
+    found: type[Any] = METRICS[name] if name in METRICS else vars(experiments)["EXPERIMENTS"][name]
+    return found
+
+
+def _one(asked: object) -> Any:
+    if isinstance(asked, str):
+        return make(asked)
+    if isinstance(asked, type) or not (_is_experiment(asked) or isinstance(asked, Metric)):
+        raise UsageError(f"{asked!r} was asked as a metric; give a spec such as 'entropy', or an instance")
+    if _is_experiment(asked):
+        return asked
+    fresh: Any = copy.copy(asked)
+    fresh.cells = {}
+    return fresh
+
+
+def _is_experiment(one: object) -> bool:
+    return isinstance(one, Experiment) and not isinstance(one, Metric)

@@ -1,0 +1,54 @@
+"""``probe.edit``: interventions on a model for as long as a block lasts, ``generate()`` included."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from probe.analysis.choice import check_interventions, require_places
+from probe.errors import UsageError
+from probe.models import as_loaded
+from probe.prompts import Prompt
+from probe.seam.places import places
+from probe.seam.session import Session
+
+
+@contextmanager
+def edit(
+    model: object,
+    interventions: Sequence[Any],
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    kernels: str | None = None,
+) -> Iterator[Session]:
+    """Edit what a model's heads do until the block ends; the model is restored in every case.
+
+    Args:
+        model: A Hugging Face model, ``(model, tokenizer)``, a `LoadedModel`, or a name.
+        interventions: What to change; applied in order.
+        prompts: The sequences of the next forward, row by row: interventions on named spans need them.
+        kernels: Backend: ``reference``, ``torch`` or ``triton``; None chooses by device.
+
+    Yields:
+        The open session; ``announce(...)`` names the spans of later sequences.
+
+    Raises:
+        UsageError: no interventions, or one that edits nothing.
+        UnknownNameError: a layer that the model does not have.
+        ModelInUseError: another thread observes or edits the model.
+    """
+    edits = check_interventions(interventions)
+    if not edits:
+        raise UsageError("an edit without interventions was asked; give at least one")
+    loaded = as_loaded(model)
+    require_places(edits, places(loaded.model))
+    with Session(loaded.model, (), edits, kernels=kernels) as session:
+        if prompts is not None:
+            session.announce([spans_of(prompt) for prompt in prompts])
+        yield session
+
+
+def spans_of(prompt: Prompt) -> dict[str, torch.Tensor]:
+    """A prompt's spans as the seam takes them."""
+    return {name: torch.from_numpy(flags.copy()) for name, flags in prompt.spans.items()}

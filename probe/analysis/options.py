@@ -1,0 +1,91 @@
+"""How an analysis is run: every choice beside the model, the prompts, the metrics and the interventions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from probe.errors import UnknownNameError, UsageError
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+Keep = Literal["none", "map", "qk"]
+Mode = Literal["fused", "shadow"]
+
+_CHOICES = {"mode": ("fused", "shadow"), "keep": ("none", "map", "qk"), "on_unseen": ("error", "note")}
+_POSITIVE = ("max_tokens", "chunk", "batch_size")
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """Choices of one analysis.
+
+    Attributes:
+        mode: ``fused`` (our kernel computes output and statistics) or ``shadow`` (the model's own
+            output, bit-exact).
+        out: Folder of the finished report; a run that is interrupted resumes from it.
+        keep: Also keep, in `out`, a pooled map of every head (``map``) or its queries and keys (``qk``).
+        device: Where a model that is loaded here runs, such as ``cuda``.
+        dtype: What a model that is loaded here computes in, such as ``bfloat16``.
+        max_tokens: Keep the first so many tokens of every prompt.
+        chunk: Prefill by so many tokens at a time through the KV cache; the answers are the same.
+        batch_size: Prompts per forward.
+        seed: Seed of everything random; torch's generators are put back afterwards.
+        deterministic: Ask torch for deterministic algorithms.
+        text: Keep prompts and tokens in the report; False makes a report that can be shared.
+        kernels: Backend: ``reference``, ``torch`` or ``triton``; None chooses by device.
+        by_prompt: Keep values per prompt, which intervals are computed from.
+        command: The command line, for the record.
+        progress: Called with (done, total, what) after every step.
+        on_unseen: Attention layers that never reached the seam are an ``error``, or a ``note`` in the report.
+    """
+
+    mode: Mode = "fused"
+    out: Path | None = None
+    keep: Keep = "none"
+    device: str | None = None
+    dtype: str | None = None
+    max_tokens: int | None = None
+    chunk: int | None = None
+    batch_size: int = 1
+    seed: int = 0
+    deterministic: bool = False
+    text: bool = True
+    kernels: str | None = None
+    by_prompt: bool = True
+    command: str | None = None
+    progress: Progress | None = None
+    on_unseen: Literal["error", "note"] = "error"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{name}={getattr(self, name)!r} was asked; it is one of {', '.join(choices)}"
+                )
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UsageError(f"{name}={value!r} was asked; it must be a whole number of at least 1")
+        if self.chunk is not None and self.batch_size > 1:
+            raise UsageError(
+                f"chunk={self.chunk} with batch_size={self.batch_size} was asked; chunked prefill takes "
+                "one prompt at a time: leave batch_size at 1"
+            )
+        if self.keep != "none" and self.out is None:
+            raise UsageError(f"keep={self.keep!r} was asked without a folder to keep it in; give out=DIR")
+        if self.out is not None:
+            object.__setattr__(self, "out", Path(self.out))
+
+    @classmethod
+    def of(cls, options: "AnalyzeOptions | None", changes: dict[str, Any]) -> "AnalyzeOptions":
+        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
+        known = {field.name for field in fields(cls)}
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError.of("option of analyze", name, known)
+        return replace(options or cls(), **changes)
+
+    def report_progress(self, done: int, total: int, what: str) -> None:
+        """Tell whoever asked how far the run is."""
+        if self.progress is not None:
+            self.progress(done, total, what)

@@ -1,0 +1,74 @@
+"""What a report says about a run besides its answers: provenance and prompts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from probe.analysis.inputs import Item
+from probe.analysis.options import AnalyzeOptions
+from probe.models import LoadedModel
+from probe.prompts import Prompt
+from probe.report.prompt_record import PromptRecord
+from probe.report.provenance import ModelRecord
+
+
+def model_record(loaded: LoadedModel) -> ModelRecord:
+    """Which weights were looked at."""
+    source = loaded.source
+    return ModelRecord(
+        name=loaded.name,
+        source=source.source,
+        revision=source.revision,
+        sha256=source.sha256,
+        quantisation=source.quantisation,
+        dtype=source.dtype,
+        device=str(loaded.device),
+    )
+
+
+def prompt_records(items: Sequence[Item]) -> list[PromptRecord]:
+    """The prompts as a report keeps them; ready-made inputs keep their number alone."""
+    return [
+        PromptRecord(id=str(number)) if item.prompt is None else _record(item.prompt)
+        for number, item in enumerate(items)
+    ]
+
+
+def _record(prompt: Prompt) -> PromptRecord:
+    return PromptRecord(
+        id=prompt.id,
+        text=prompt.text,
+        tokens=tuple(int(token) for token in prompt.tokens),
+        str_tokens=tuple(prompt.str_tokens),
+        spans={name: ranges(flags) for name, flags in prompt.spans.items()},
+        answer=prompt.answer,
+    )
+
+
+def ranges(flags: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges of the True entries.
+
+    >>> ranges(np.array([True, True, False, True]))
+    ((0, 2), (3, 4))
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(flags).astype(np.int8), [0]])))
+    return tuple((int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+def bos_of(items: Sequence[Item]) -> str | None:
+    """The beginning-of-sequence token that the tokenizer put before the first prompt; None where it put none."""
+    prompt = next((item.prompt for item in items if item.prompt is not None), None)
+    return prompt.str_tokens[0] if prompt is not None and prompt.bos else None
+
+
+def settings(options: AnalyzeOptions, interventions: Sequence[Any]) -> dict[str, object]:
+    """The options that shape the numbers, as plain values."""
+    shown: Mapping[str, object] = {
+        "batch_size": options.batch_size,
+        "max_tokens": options.max_tokens,
+        "chunk": options.chunk,
+        "keep": None if options.keep == "none" else options.keep,
+        "interventions": [one.name for one in interventions],
+    }
+    return {name: value for name, value in shown.items() if value not in (None, [])}

@@ -13,10 +13,11 @@ from probe.cli.outcome import Runnable
 from probe.cli.show import show
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"probe {probe.__version__}")
         raise typer.Exit
+    return asked
 
 
 def _root(

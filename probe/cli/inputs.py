@@ -13,11 +13,8 @@ def read_input(text: str | None, file: Path | None, prompts: Path | None) -> str
         UsageError: more than one of the three was given.
         InputError: empty text, a file that cannot be read or is not UTF-8, a malformed row (with its line number).
     """
-    given = [
-        name
-        for name, value in (("--text", text), ("--file", file), ("--prompts", prompts))
-        if value is not None
-    ]
+    flags = {"--text": text, "--file": file, "--prompts": prompts}
+    given = [name for name, value in flags.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} were asked; a run reads one of them: give one")
     if text is not None:

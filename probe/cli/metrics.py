@@ -1,6 +1,5 @@
 """``probe metrics``: every metric and experiment that this installation knows."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ def metrics(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """List every metric: name, one line, unit, paper."""
-    from probe.cli.view import clean, console
+    from probe.cli.view import clean, console, print_json
     from probe.metrics import metric_infos
 
     infos = sorted(metric_infos(), key=lambda info: info.name)
@@ -26,7 +25,7 @@ def metrics(
             }
             for info in infos
         ]
-        typer.echo(json.dumps({"schema": 1, "metrics": rows}))
+        print_json({"schema": 1, "metrics": rows})
         return
     from rich.table import Table
 

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import typer
 
@@ -18,6 +18,7 @@ _ALLOCATION = re.compile(r"tried to allocate ([\d.]+ ?\w+)|allocate ([\d.]+ \w+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+@runtime_checkable
 class Runnable(Protocol):
     """What typer makes of a command tree."""
 

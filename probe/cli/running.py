@@ -1,17 +1,21 @@
 """Running an analysis for the command line. Imports torch: commands import this module when they run."""
 
-import json
 import re
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from probe import analysis, metrics, models, prompts
+from probe import metrics, models, prompts
+from probe.analysis.analyze import analyze
+from probe.analysis.forecast import Forecast, forecast
+from probe.analysis.options import AnalyzeOptions
+from probe.analysis.resume import check_output
+from probe.cli.costs import show_forecast
 from probe.cli.progress import progress_bar
-from probe.cli.view import console, show_report
+from probe.cli.view import console, print_json, show_report
 from probe.errors import InputError, UsageError
 from probe.report import Report
 from probe.terms import DEFAULT_METRICS
@@ -33,19 +37,22 @@ class Request:
 
 def run(request: Request, *, as_json: bool, dry_run: bool) -> None:
     """Analyze (or forecast), and print: one JSON object, or the report and where it was saved."""
-    out = request.out if request.out or as_json or dry_run else default_folder(request.model)
-    options = analysis.AnalyzeOptions(**{**request.choices, "out": out, "keep": _keep(request, out, dry_run)})
+    unsaved = as_json and not dry_run
+    out = request.out if request.out or unsaved else default_folder(request.model)
+    options = AnalyzeOptions(**request.choices, out=out)
     specs = check_specs(request.metrics)
+    if out is not None:
+        check_output(out)
     # A library that prints would spoil the one object on standard output.
     with redirect_stdout(sys.stderr):
         found = _forecast(request, specs, options) if dry_run else _analyze(request, specs, options)
-    if as_json:
-        sys.stdout.write(json.dumps(found.to_json(), allow_nan=False) + "\n")
-    elif isinstance(found, Report):
+    if isinstance(found, Forecast):
+        show_forecast(found, as_json=as_json)
+    elif as_json:
+        print_json(found.to_json())
+    else:
         show_report(found, console())
         console().print(f"\nsaved in {out}", soft_wrap=True)
-    else:
-        console().print(str(found), soft_wrap=True)
 
 
 def check_specs(specs: list[str] | None) -> list[str] | str | None:
@@ -76,37 +83,43 @@ def default_folder(model: str) -> Path:
 
 
 def default_metrics(loaded: models.LoadedModel) -> list[str]:
-    """The default metrics, and for a language model that generates from a prompt alone a small retrieval run."""
+    """The default metrics, and a small retrieval run for a model that generates from a prompt alone."""
     config = getattr(loaded.model, "config", None)
     generates = getattr(loaded.model, "can_generate", lambda: False)()
     decodes = generates and not getattr(config, "is_encoder_decoder", False)
     return [*DEFAULT_METRICS, *([SMALL_RETRIEVAL] if decodes and loaded.tokenizer is not None else [])]
 
 
-def _keep(request: Request, out: Path | None, dry_run: bool) -> str:
-    return "none" if dry_run and out is None else str(request.choices["keep"])
+@dataclass(frozen=True)
+class _Ready:
+    """What `probe.analyze` and `probe.forecast` take: a loaded model, prompts, metrics."""
+
+    loaded: models.LoadedModel
+    prompts: Any
+    metrics: list[str] | str
 
 
-def _load(request: Request, options: analysis.AnalyzeOptions) -> tuple[models.LoadedModel, Any]:
-    loaded = models.load(request.model, device=options.device, dtype=options.torch_dtype())
+def _load(request: Request, specs: list[str] | str | None, options: AnalyzeOptions) -> _Ready:
+    loaded = models.load(request.model, device=options.device, dtype=options.dtype)
+    wanted = default_metrics(loaded) if specs is None else specs
     if not isinstance(request.source, Path):
-        return loaded, request.source
+        return _Ready(loaded, request.source, wanted)
     if loaded.tokenizer is None:
         raise InputError(f"{request.source} was asked; {loaded.name} has no tokenizer to read it with")
-    return loaded, prompts.read_prompts(request.source, loaded.tokenizer)
+    return _Ready(loaded, prompts.read_prompts(request.source, loaded.tokenizer), wanted)
 
 
-def _analyze(request: Request, specs: list[str] | str | None, options: analysis.AnalyzeOptions) -> Report:
+def _analyze(request: Request, specs: list[str] | str | None, options: AnalyzeOptions) -> Report:
     with progress_bar() as report:
         report(0, 0, f"loading {request.model}")
-        loaded, source = _load(request, options)
-        report(0, 0, f"reading {loaded.name}")
-        wanted = default_metrics(loaded) if specs is None else specs
-        return analysis.analyze(loaded, source, wanted, options=options, progress=report)
+        ready = _load(request, specs, options)
+        report(0, 0, f"reading {ready.loaded.name}")
+        # The model is where and what it should be: asking again would be refused.
+        there = replace(options, device=None, dtype=None, progress=report)
+        return analyze(ready.loaded, ready.prompts, ready.metrics, options=there)
 
 
-def _forecast(
-    request: Request, specs: list[str] | str | None, options: analysis.AnalyzeOptions
-) -> analysis.Forecast:
-    loaded, source = _load(request, options)
-    return analysis.forecast(loaded, source, default_metrics(loaded) if specs is None else specs, options)
+def _forecast(request: Request, specs: list[str] | str | None, options: AnalyzeOptions) -> Forecast:
+    ready = _load(request, specs, options)
+    there = replace(options, device=None, dtype=None)
+    return forecast(ready.loaded, ready.prompts, ready.metrics, there)

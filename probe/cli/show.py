@@ -1,6 +1,5 @@
 """``probe show``: a saved report on the terminal. Needs no torch."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Show a saved report."""
-    from probe.cli.view import console, show_report
+    from probe.cli.view import console, print_json, show_report
     from probe.report import Report, open_report
 
     report = open_report(folder)
@@ -23,6 +22,6 @@ def show(
         answers = [report.answer(key) for key in dict.fromkeys(metric)]
         report = Report(answers, report.provenance, report.prompts)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), allow_nan=False))
+        print_json(report.to_json())
     else:
         show_report(report, console())

@@ -1,7 +1,10 @@
 """A report on the terminal: what was run, then per metric a strip of layers and the top heads."""
 
+import json
 import math
 import re
+import sys
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -22,6 +25,11 @@ def console(*, stderr: bool = False) -> Console:
 def clean(text: str) -> str:
     """A string from outside without control characters, which could move the cursor or change colours."""
     return _CONTROL.sub("�", text)
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Print one JSON object on standard output; NaN, which JSON has no word for, is an error here."""
+    sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
 
 
 def show_report(report: Report, out: Console) -> None:

@@ -10,7 +10,9 @@ from probe.report import Answer, ModelRecord, PromptRecord, Provenance, Report
 VERSIONS = {"python": "3.11.9", "attention-probe": "0.1.0"}
 
 
-def made_map(values: object, layers: list[int] | None = None, n_heads: list[int] | None = None) -> xr.DataArray:
+def made_map(
+    values: object, layers: list[int] | None = None, n_heads: list[int] | None = None
+) -> xr.DataArray:
     """A head map of these values."""
     grid = np.asarray(values, dtype=np.float64)
     coords: dict[str, object] = {
@@ -58,5 +60,8 @@ def made_report(*answers: Answer, name: str = "tiny") -> Report:
         versions=VERSIONS,
         notes=("cut to 12 tokens",),
     )
-    prompts = [PromptRecord("a", "a secret", (1, 2), ("a", " secret"), {"last": ((1, 2),)}), PromptRecord("b", "b")]
+    prompts = [
+        PromptRecord("a", "a secret", (1, 2), ("a", " secret"), {"last": ((1, 2),)}),
+        PromptRecord("b", "b"),
+    ]
     return Report(answers or (made_answer(),), provenance, prompts)

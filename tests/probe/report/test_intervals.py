@@ -27,7 +27,9 @@ def test_its_width_is_that_of_the_standard_error() -> None:
     values = np.random.default_rng(2).normal(size=(400, 1, 1))
     low, high = bootstrap(made_answer(by_prompt=_by_prompt(values))).values.ravel()
     error = values.std(ddof=1) / 20
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error)
+    assert (low, high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error
+    )
 
 
 def test_one_prompt_has_no_interval_and_says_so() -> None:

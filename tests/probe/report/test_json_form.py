@@ -25,7 +25,9 @@ def test_it_has_the_fields_of_schema_1() -> None:
 def test_it_is_strict_json() -> None:
     """No NaN and no infinity, wherever they were."""
     odd = made_answer(head_map=made_map([[np.nan, np.inf, -np.inf]]))
-    report = Report([odd], Provenance(ModelRecord("m"), logit_drift=float("nan"), settings={"x": [float("inf")]}))
+    report = Report(
+        [odd], Provenance(ModelRecord("m"), logit_drift=float("nan"), settings={"x": [float("inf")]})
+    )
     found = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert found["metrics"]["entropy"]["values"] == [[None, None, None]]
     assert found["provenance"]["logit_drift"] is None

@@ -36,7 +36,9 @@ def test_an_unknown_key_offers_the_nearest() -> None:
 
 def test_the_decoder_is_meant_unless_another_tower_is_named() -> None:
     """Three L0.H0 of an encoder-decoder are told apart by tower."""
-    answers = [made_answer(tower=t, head_map=made_map([[float(i)]])) for i, t in enumerate(("encoder", "decoder"))]
+    answers = [
+        made_answer(tower=t, head_map=made_map([[float(i)]])) for i, t in enumerate(("encoder", "decoder"))
+    ]
     report = made_report(*answers)
     assert report["entropy"].item() == 1.0
     assert report["entropy@encoder"].item() == 0.0

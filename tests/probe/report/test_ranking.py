@@ -23,12 +23,17 @@ def test_the_better_end_comes_first_and_undefined_last() -> None:
     assert np.isnan(low["score"].iloc[-1])
 
 
-@given(values=arrays(np.float64, (3, 4), elements=st.floats(allow_nan=True, allow_infinity=False)), n=st.integers(0, 15))
+@given(
+    values=arrays(np.float64, (3, 4), elements=st.floats(allow_nan=True, allow_infinity=False)),
+    n=st.integers(0, 15),
+)
 def test_ranking_is_a_permutation_of_the_heads(values: np.ndarray, n: int) -> None:
     """No head is lost or repeated, scores are those of the map, and defined scores descend."""
     report = made_report(made_answer("entropy", made_map(values)))
     everything = report.top("entropy", 12)
-    assert sorted(zip(everything["layer"], everything["head"], strict=True)) == [(i, j) for i in range(3) for j in range(4)]
+    assert sorted(zip(everything["layer"], everything["head"], strict=True)) == [
+        (i, j) for i in range(3) for j in range(4)
+    ]
     for layer, head, score in everything.itertuples(index=False):
         np.testing.assert_equal(score, values[layer, head])
     scores = everything["score"].dropna().to_numpy()
@@ -75,4 +80,7 @@ def test_the_frame_has_one_row_per_head_of_every_answer() -> None:
     frame = made_report(made_answer("entropy"), made_answer("sink:n=4")).to_frame()
     assert list(frame.columns) == ["metric", "tower", "layer", "axis", "head", "value", "unit"]
     assert frame.groupby("metric").size().to_dict() == {"entropy": 6, "sink:n=4": 6}
-    assert frame.loc[(frame.metric == "entropy") & (frame.layer == 3) & (frame["head"] == 2), "value"].item() == 0.7
+    assert (
+        frame.loc[(frame.metric == "entropy") & (frame.layer == 3) & (frame["head"] == 2), "value"].item()
+        == 0.7
+    )

@@ -50,7 +50,9 @@ def drawn_answers(draw: st.DrawFn) -> Answer:
         tower=draw(st.sampled_from(["decoder", "encoder", "a/b", "../x"])),
         head_map=head_map,
         by_prompt=draw(st.none() | st.just(xr.concat([head_map, head_map], dim="prompt"))),
-        token_maps=draw(st.dictionaries(st.integers(0, 3), st.just(head_map.expand_dims(token=2)), max_size=2)),
+        token_maps=draw(
+            st.dictionaries(st.integers(0, 3), st.just(head_map.expand_dims(token=2)), max_size=2)
+        ),
         extra=draw(st.dictionaries(NAMES, st.just(extra), max_size=2)),
         notes=tuple(draw(st.lists(st.text(), max_size=2))),
     )
@@ -67,7 +69,9 @@ def test_saving_and_opening_changes_nothing(
     answers: list[Answer], name: str, drift: float | None, prompts: list[PromptRecord]
 ) -> None:
     """Every name, number, label and prompt comes back; undefined numbers stay undefined."""
-    report = Report(answers, Provenance(ModelRecord(name), logit_drift=drift, settings={"x": (1, "a")}), prompts)
+    report = Report(
+        answers, Provenance(ModelRecord(name), logit_drift=drift, settings={"x": (1, "a")}), prompts
+    )
     with tempfile.TemporaryDirectory() as folder:
         again = open_report(report.save(Path(folder) / "run"))
     assert report.identical(again)

@@ -13,7 +13,9 @@ def _telling() -> Answer:
     base = made_map([[0.5, 0.25]])
     from dataclasses import replace
 
-    words = xr.DataArray(np.ones((1, 2, 2)), dims=("layer", "head", "token")).assign_coords(token=["a", " secret"])
+    words = xr.DataArray(np.ones((1, 2, 2)), dims=("layer", "head", "token")).assign_coords(
+        token=["a", " secret"]
+    )
     by_prompt = xr.concat([base, base], dim="prompt").assign_coords(prompt=["secret one", "secret two"])
     answer = made_answer(head_map=base, by_prompt=by_prompt)
     return replace(answer, token_maps={0: words}, extra={"words": xr.DataArray(["secret"], dims="token")})

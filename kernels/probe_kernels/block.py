@@ -1,6 +1,6 @@
 """One block of the pattern: whole rows of one chunk for some batch rows and heads, as weights and normalisers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,33 +13,26 @@ HIDDEN = -1e30  # a score at or below it counts as hidden; finite, so that 0 · 
 
 @dataclass
 class Block:
-    """Weights of whole rows: p = weight · inverse. Batch and heads are slices of the call's."""
+    """Probabilities of whole rows. Batch and heads are slices of the call's."""
 
     chunk: Chunk
     batch: slice
     heads: slice
-    weight: Tensor  # [b, h, rows, keys], 0 where hidden
-    inverse: Tensor  # [b, h, rows], 0 where the row sees no key
+    p: Tensor  # [b, h, rows, keys], 0 where hidden
     lse: Tensor  # [b, h, rows], with the sink; -inf where the row sees no key
     scores: Tensor | None  # [b, h, rows, keys]; None when the probabilities were edited
     sink_mass: Tensor | None = None  # [b, h, rows]
-    clean: bool = True  # every weight is finite, so that sums over rows may be taken as products
-
-    @property
-    def flat(self) -> Tensor:
-        """Weights as ``[b, heads · rows, keys]``."""
-        b, h, r, n = self.weight.shape
-        return self.weight.reshape(b, h * r, n)
+    clean: bool = True  # every p is finite, so that sums over rows may be taken as products
 
     def linear(self, columns: Tensor) -> Tensor:
         """Σ_j p_ij·columns_j for ``columns [b or 1, keys, C]``: ``[b, h, rows, C]``."""
-        b, h, r, _ = self.weight.shape
+        b, h, r, n = self.p.shape
         if columns.shape[0] == 1:
-            flat = self.weight.reshape(b * h * r, -1)
+            flat = self.p.reshape(b * h * r, n)
             out = torch.mv(flat, columns[0, :, 0]) if columns.shape[2] == 1 else torch.mm(flat, columns[0])
         else:
-            out = torch.matmul(self.flat, columns)
-        return out.reshape(b, h, r, -1) * self.inverse[..., None]
+            out = torch.matmul(self.p.reshape(b, h * r, n), columns)
+        return out.reshape(b, h, r, -1)
 
 
 @dataclass(frozen=True)
@@ -90,10 +83,15 @@ class Inputs:
             bias = bias[:, heads]
         return (bias if batch is None else bias[batch]).to(self.dtype)
 
-    def sinks(self, heads: slice) -> Tensor | None:
-        """Sink logits of some heads, ``[h, 1]``."""
+    def sinks(self, heads: slice, rows: slice) -> Tensor | None:
+        """Sink logits of some heads, ``[h, 1]``, or ``[b, h, rows]`` where they differ by query."""
         sinks = self.scores.sinks
-        return None if sinks is None else sinks[heads].to(self.dtype)[:, None]
+        return None if sinks is None else of_block(sinks, slice(None), heads, rows).to(self.dtype)
+
+
+def of_block(sinks: Tensor, batch: slice, heads: slice, rows: slice) -> Tensor:
+    """The sink logits that a block needs, so that they broadcast to ``[b, h, rows]``."""
+    return sinks[heads][:, None] if sinks.ndim == 1 else sinks[batch, heads, rows]
 
 
 def hide(block: Tensor, chunk: Chunk, value: float) -> Tensor:
@@ -109,37 +107,35 @@ def hide(block: Tensor, chunk: Chunk, value: float) -> Tensor:
 
 
 def normalise(s: Tensor, chunk: Chunk, batch: slice, heads: slice, sinks: Tensor | None) -> Block:
-    """Softmax of scores with the row maximum taken off first; safe for any scores."""
-    shift = s.detach().amax(-1, keepdim=True).clamp_min(HIDDEN / 10)
-    weight = torch.exp(s - shift)
-    total = weight.sum(-1)
-    clean = bool(total.isfinite().all())
+    """Softmax of scores, with the sinks' share taken off; safe for any scores."""
+    p = torch.softmax(s, dim=-1)
+    top = s.amax(-1)
+    lse = top - p.amax(-1).log()
+    clean = bool(lse.isfinite().all())
+    empty = top <= HIDDEN / 10
     if not clean:
-        weight = hide(weight, chunk, 0.0)
-    lse, inverse, sink_mass = close(total, shift[..., 0], sinks)
-    return Block(chunk, batch, heads, weight, inverse, lse, s, sink_mass, clean)
-
-
-def close(total: Tensor, shift: Tensor | float, sinks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """From row sums of e^{s - shift}: lse with the sink, what turns weights into probabilities, and the sink's mass."""
-    empty = total == 0
-    inverse = total.reciprocal().masked_fill(empty, 0.0)
-    lse = (total.log() + shift).masked_fill(empty, -torch.inf)
+        p = hide(p, chunk, 0.0)
+    if bool(empty.any()):
+        p = p.masked_fill(empty[..., None], 0.0)
+        lse = lse.masked_fill(empty, -torch.inf)
     if sinks is None:
-        return lse, inverse, None
-    kept = torch.sigmoid(lse - sinks)
+        return Block(chunk, batch, heads, p, lse, s, None, clean)
+    lse, kept, sink_mass = with_sink(lse, sinks)
+    return Block(chunk, batch, heads, p * kept[..., None], lse, s, sink_mass, clean)
+
+
+def with_sink(lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From the keys' lse: lse with the sink, the keys' share of the mass, and the sink's."""
     whole = torch.logaddexp(lse, sinks.expand_as(lse))
-    return whole, inverse * kept, torch.sigmoid(sinks - lse)
+    return whole, torch.sigmoid(lse - sinks), torch.sigmoid(sinks - lse)
 
 
 def edited(block: Block, edits: Edits) -> Block:
-    """The block after edits of its probabilities; its weights are the probabilities then."""
-    p = block.weight * block.inverse[..., None]
+    """The block after edits of its probabilities."""
+    p = block.p
     for edit in edits.probs:
         p = edit(p, block.chunk.rows, block.chunk.keys)
-    ones = torch.ones_like(block.inverse)
-    clean = bool(p.isfinite().all())
-    return Block(block.chunk, block.batch, block.heads, p, ones, block.lse, None, block.sink_mass, clean)
+    return replace(block, p=p, scores=None, clean=bool(p.isfinite().all()))
 
 
 def edit_scores(s: Tensor, chunk: Chunk, edits: Edits) -> Tensor:

@@ -104,7 +104,9 @@ def _tile(inputs: Inputs, ground: Ground, rows: slice, keys: slice) -> Tensor:
 def _of_heads(scores: Scores, heads: list[int]) -> Scores:
     group = scores.query.shape[1] // scores.key.shape[1]
     shared = [head // group for head in heads]
-    bias = scores.bias
+    bias, sinks = scores.bias, scores.sinks
+    if sinks is not None:
+        sinks = sinks[heads] if sinks.ndim == 1 else sinks[:, heads]
     if bias is not None and bias.ndim >= 3 and bias.shape[-3] > 1:
         bias = bias[..., heads, :, :]
     return replace(
@@ -113,7 +115,7 @@ def _of_heads(scores: Scores, heads: list[int]) -> Scores:
         key=scores.key[:, shared],
         value=None,
         bias=bias,
-        sinks=None if scores.sinks is None else scores.sinks[heads],
+        sinks=sinks,
         alibi=None if scores.alibi is None else scores.alibi[heads],
     )
 

@@ -18,7 +18,8 @@ def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = Non
     lse = torch.logsumexp(s, dim=-1)
     sink_mass = None
     if scores.sinks is not None:
-        sinks = scores.sinks.double()[None, :, None]
+        sinks = scores.sinks.double()
+        sinks = sinks[None, :, None] if sinks.ndim == 1 else sinks
         lse = torch.logaddexp(lse, sinks.expand_as(lse))
         sink_mass = torch.exp(sinks - lse)
     p = torch.exp(s - lse[..., None]).masked_fill(s == -torch.inf, 0.0)

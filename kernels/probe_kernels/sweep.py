@@ -47,7 +47,7 @@ def form(inputs: Inputs, ground: Ground, chunk: Chunk, edits: Edits) -> Block:
     s = inputs.raw(chunk, ground.layout.query_pos, ground.layout.key_pos)
     s = edit_scores(s, chunk, edits)
     every = slice(0, heads)
-    block = normalise(s, chunk, slice(0, batch), every, inputs.sinks(every))
+    block = normalise(s, chunk, slice(0, batch), every, inputs.sinks(every, chunk.rows))
     return edited(block, edits) if edits.probs else block
 
 

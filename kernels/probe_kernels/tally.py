@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from probe_kernels.block import HIDDEN, Block
+from probe_kernels.block import HIDDEN, Block, of_block
 from probe_kernels.chunks import Chunk, Ground
 from probe_kernels.firsts import first_masses
 from probe_kernels.types import Attended, Scores, Want
@@ -116,7 +116,7 @@ def _entropy(tally: Tally, block: Block) -> None:
     else:
         mean = torch.linalg.vecdot(block.weight, block.scores) * block.inverse
         if block.sink_mass is not None and tally.scores.sinks is not None:
-            sinks = tally.scores.sinks[block.heads].to(mean.dtype)[:, None]
+            sinks = of_block(tally.scores.sinks, block.batch, block.heads, block.chunk.rows).to(mean.dtype)
             mean = mean + torch.where(block.sink_mass > 0, block.sink_mass * sinks, 0.0)
         entropy = torch.where(block.lse > -torch.inf, block.lse - mean, 0.0).clamp_min(0.0)
     tally.out.entropy[block.batch, block.heads, block.chunk.rows] = entropy

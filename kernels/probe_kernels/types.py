@@ -24,7 +24,7 @@ class Scores:
     value: Tensor | None  # [B, Hk, K, Dv]; None: no z is wanted
     scale: float
     softcap: float | None = None
-    sinks: Tensor | None = None  # [H]: logits of a virtual key with value 0
+    sinks: Tensor | None = None  # [H] or [B, H, Q]: logits of a virtual key with value 0
     bias: Tensor | None = (
         None  # added to scores, broadcastable to [B, H, Q, K] (T5 position bias, a user's float mask)
     )

@@ -5,15 +5,17 @@ Short contexts only (the model itself holds every map), and nothing can be edite
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from probe_kernels.mask import Mask, dense
 from probe_kernels.reference import statistics
-from probe_kernels.types import Layout
+from probe_kernels.types import Layout, Want
 from torch import Tensor, nn
 
-from probe.seam.call import AttentionCall
+from probe.errors import UnsupportedAttentionError
+from probe.seam.call import AttentionCall, Place
 from probe.seam.switch import Switched
 
 if TYPE_CHECKING:
@@ -53,13 +55,30 @@ class Fallback:
         if weights is None:
             return
         place = self.hub.place(module)
+        if not self._whole(place, weights):
+            return
         self.seen.add(place.module)
         self.hub.count(place.module)
         with torch.no_grad():
             pattern = weights.detach().float()
             call = self._call(place, pattern)
-            attended = statistics(pattern, call.layout, self.hub.want(call))
+            attended = statistics(pattern, call.layout, self._possible(self.hub.want(call)))
             self.hub.tell(call, attended)
+
+    def _whole(self, place: Place, weights: Tensor) -> bool:
+        """Whether the weights are over all keys: some models return only a band around the query."""
+        forward = self.hub.forwards.current
+        before = forward.start if forward is not None and place.tower == "decoder" else 0
+        return place.tower == "cross" or weights.shape[3] == before + weights.shape[2]
+
+    def _possible(self, want: Want) -> Want:
+        """What weights alone can answer; z is dropped, it stays with the model here."""
+        if want.lse or want.table or want.parts:
+            raise UnsupportedAttentionError(
+                f"lse, a block table or parts of z were wanted of {type(self.hub.model).__name__}, which bypasses "
+                "transformers' attention registry and gives only its weights: leave out the metrics that want them"
+            )
+        return replace(want, z=False)
 
     def _call(self, place: Any, weights: Tensor) -> AttentionCall:
         forward = self.hub.forwards.current

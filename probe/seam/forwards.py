@@ -243,7 +243,12 @@ class Forwards:
 
 
 def _seen(cache: Cache) -> int:
-    return int(cache.get_seq_length())
+    """Tokens that a cache has taken. Its first layer may be of a kind that counts none (linear attention)."""
+    length = int(cache.get_seq_length())
+    layers = () if length else getattr(cache, "layers", ())
+    return max(
+        (int(layer.get_seq_length()) for layer in layers if hasattr(layer, "get_seq_length")), default=length
+    )
 
 
 def _spread(prompts: tuple[int, ...], width: int) -> tuple[int, ...]:

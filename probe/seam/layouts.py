@@ -74,6 +74,8 @@ def lie_of(mask: Tensor | None, extent: Extent, *, is_causal: bool, spec: MaskSp
 
 
 def _of_spec(spec: MaskSpec, rows: slice, keys: slice, extent: Extent) -> Lie:
+    if keys.stop - keys.start == 1 < extent.n_key:
+        return _of_one_key(spec, rows, keys, extent)
     key = (rows.start, rows.stop, keys.start, keys.stop)
     found = spec.memo.get(key)
     if found is None:
@@ -86,6 +88,16 @@ def _of_spec(spec: MaskSpec, rows: slice, keys: slice, extent: Extent) -> Lie:
             f"queries and {n_key} keys; the two must agree"
         )
     return lie
+
+
+def _of_one_key(spec: MaskSpec, rows: slice, keys: slice, extent: Extent) -> Lie:
+    """A mask for one key where there are more counts for all of them, as a dense mask would by broadcasting."""
+    cells = spec.dense()[:, 0, rows, keys]
+    seen = cells if cells.dtype == torch.bool else cells > torch.finfo(cells.dtype).min / 2
+    seen = seen.expand(-1, extent.n_query, extent.n_key)
+    return Lie(
+        Layout(Mask((dense(seen),)), extent.query_pos, extent.key_pos), None, causal=extent.n_query == 1
+    )
 
 
 def _read_spec(spec: MaskSpec, rows: slice, keys: slice) -> Lie:

@@ -1,0 +1,129 @@
+"""Captured arrays on the disk: pieces in safetensors shards as they come, then one index that makes them a capture.
+
+Every file is written under a temporary name and renamed. The index comes last: a folder without one is an
+unfinished capture and is never opened as a whole one. A capture that fails takes its shards away again.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from probe.analysis.captured.ondisk import INDEX, CapturedOnDisk, pack
+from probe.analysis.captured.pieces import Labels, Piece, Slot
+from probe.analysis.files import replace_file
+from probe.errors import BudgetError, OutputError
+
+_SHARD_BYTES = 2**26
+
+
+class DiskStore:
+    """Writes pieces to shards of about `shard_bytes` in an empty folder; memory holds one shard at most."""
+
+    def __init__(self, folder: str | Path, needed: int, shard_bytes: int = _SHARD_BYTES) -> None:
+        self.folder = Path(folder)
+        self._shard_bytes = shard_bytes
+        self._buffer: dict[str, np.ndarray] = {}
+        self._bytes = 0
+        self._written: list[str] = []
+        self._slots: dict[Slot, list[dict[str, Any]]] = {}
+        self._labels: dict[Slot, Labels] = {}
+        self._finished = False
+        self._made = not self.folder.exists()
+        _check_folder(self.folder, needed)
+
+    def __enter__(self) -> "DiskStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take away what an unfinished capture wrote, so that the folder can be used again."""
+        if self._finished:
+            return
+        for name in self._written:
+            (self.folder / name).unlink(missing_ok=True)
+        if self._made and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def add(self, slot: Slot, piece: Piece) -> None:
+        """Take one piece; full shards are written at once."""
+        pieces = self._slots.setdefault(slot, [])
+        key = f"{slot.name}/{slot.prompt}/{slot.tower}/{slot.layer}/{len(pieces)}"
+        extent = {
+            "heads": list(piece.extent.heads),
+            "rows": pack(piece.extent.rows),
+            "keys": pack(piece.extent.keys),
+        }
+        shape = {"shape": list(piece.values.shape), "dtype": str(piece.values.dtype)}
+        pieces.append({"shard": self._shard_name(), "key": key, **shape, **extent})
+        self._buffer[key] = np.ascontiguousarray(piece.values)
+        self._bytes += piece.values.nbytes
+        if self._bytes >= self._shard_bytes:
+            self._flush()
+
+    def label(self, slot_labels: dict[Slot, Labels]) -> None:
+        """Remember the labels of an item that is done."""
+        self._labels |= slot_labels
+
+    @property
+    def open_slots(self) -> list[Slot]:
+        """Arrays that are not labelled yet."""
+        return [slot for slot in self._slots if slot not in self._labels]
+
+    def finish(self, notes: tuple[str, ...]) -> CapturedOnDisk:
+        """Write the last shard and the index, and open the whole."""
+        self._flush()
+        tokens: dict[tuple[str, ...], int] = {}
+        slots = [
+            {**slot._asdict(), "pieces": pieces, "labels": _labels(self._labels[slot], tokens)}
+            for slot, pieces in self._slots.items()
+        ]
+        index = {"schema": 1, "notes": list(notes), "tokens": [list(one) for one in tokens], "slots": slots}
+        replace_file(self.folder / INDEX, json.dumps(index).encode())
+        self._finished = True
+        return CapturedOnDisk(self.folder)
+
+    def _shard_name(self) -> str:
+        return f"shard-{len(self._written):05d}.safetensors"
+
+    def _flush(self) -> None:
+        if not self._buffer:
+            return
+        name = self._shard_name()
+        self._written.append(name)
+        replace_file(self.folder / name, save(self._buffer))
+        self._buffer, self._bytes = {}, 0
+
+
+def _labels(labels: Labels, tokens: dict[tuple[str, ...], int]) -> dict[str, Any]:
+    """Labels as JSON; token strings are said once and shared by number."""
+    rows = None if labels.row_tokens is None else tokens.setdefault(labels.row_tokens, len(tokens))
+    keys = None if labels.key_tokens is None else tokens.setdefault(labels.key_tokens, len(tokens))
+    return {"rows": rows, "keys": keys, "attrs": labels.attrs}
+
+
+def _check_folder(folder: Path, needed: int) -> None:
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"to={str(folder)!r} was asked; it is a file: give a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        found = next(folder.iterdir(), None)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OutputError(
+            f"to={str(folder)!r} was asked; it cannot be used ({error}): give another folder"
+        ) from error
+    if found is not None:
+        unfinished = found.name.startswith("shard-") and not (folder / INDEX).exists()
+        what = "an unfinished capture" if unfinished else f"{found.name}"
+        raise OutputError(f"to={str(folder)!r} was asked; it holds {what}: give an empty folder")
+    if needed > free:
+        raise BudgetError(
+            f"to={str(folder)!r} was asked; the capture needs {needed:,} bytes and the disk has {free:,} left: "
+            "ask for less, or give a folder on another disk"
+        )

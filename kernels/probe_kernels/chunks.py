@@ -1,13 +1,16 @@
 """Cuts the queries into chunks, and knows for each chunk which keys it can see and where the mask must be asked."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from probe_kernels.mask import Tile
 from probe_kernels.types import Layout
+
+T = TypeVar("T")
 
 _BLOCK = 64  # columns per block when a general mask is searched for fully visible stretches
 
@@ -32,6 +35,7 @@ class Chunk:
     rows: slice
     keys: slice
     edges: tuple[Edge, ...]
+    memo: dict[object, object] = field(default_factory=dict, compare=False)
 
     @property
     def n_rows(self) -> int:
@@ -42,6 +46,16 @@ class Chunk:
     def n_keys(self) -> int:
         """Number of keys in range."""
         return int(self.keys.stop - self.keys.start)
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """A constant of this chunk, made for its first block and kept for the other heads."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return cast(T, self.memo[key])
+
+    def storage(self, columns: slice) -> slice:
+        """The keys of some columns of the block."""
+        return slice(self.keys.start + columns.start, self.keys.start + columns.stop)
 
     def local(self, edge: Edge) -> slice:
         """The columns of an edge within the chunk's block."""

@@ -12,23 +12,20 @@ def first_masses(block: Block, counts: tuple[int, ...], key_pos: Tensor | None) 
     chunk = block.chunk
     most = min(max(counts), chunk.n_keys)
     full = not chunk.edges or chunk.local(chunk.edges[0]).start >= most
-    prefix = full or _sees_a_prefix(chunk, most)
-    if key_pos is None and prefix:
-        return {n: block.weight[..., : min(n, chunk.n_keys)].sum(-1) * block.inverse for n in counts}
+    if key_pos is None and (full or chunk.once(("prefix", most), lambda: _sees_a_prefix(chunk, most))):
+        return {n: block.p[..., : min(n, chunk.n_keys)].sum(-1) for n in counts}
     seen = chunk.visible(slice(0, chunk.n_keys))
     if seen.shape[0] > 1:
         seen = seen[block.batch]
-    weight = block.weight
+    p = block.p
     if key_pos is not None:
         order = key_pos[:, chunk.keys].argsort(dim=-1, stable=True)
         order = order if order.shape[0] == 1 else order[block.batch]
         order = order.expand(max(order.shape[0], seen.shape[0]), -1)
         seen = seen.expand(order.shape[0], -1, -1).gather(2, order[:, None].expand(-1, seen.shape[1], -1))
-        weight = weight.gather(3, order[:, None, None].expand(*weight.shape))
+        p = p.gather(3, order[:, None, None].expand(*p.shape))
     rank = seen.cumsum(-1)
-    return {
-        n: torch.where((seen & (rank <= n))[:, None], weight, 0.0).sum(-1) * block.inverse for n in counts
-    }
+    return {n: torch.where((seen & (rank <= n))[:, None], p, 0.0).sum(-1) for n in counts}
 
 
 def _sees_a_prefix(chunk: Chunk, most: int) -> bool:

@@ -86,7 +86,7 @@ def score_block(scores: Scores, layout: Layout, rows: slice | Tensor, keys: slic
 def _whole_rows(inputs: Inputs, ground: Ground, rows: slice, keys: slice, edits: Edits) -> Tensor:
     chunk = ground.chunk(rows)
     block = form(inputs, ground, chunk, edits)
-    p = block.weight * block.inverse[..., None]
+    p = block.p
     out = p.new_zeros(*p.shape[:3], keys.stop - keys.start)
     lo, hi = max(keys.start, chunk.keys.start), min(keys.stop, chunk.keys.stop)
     if lo < hi:

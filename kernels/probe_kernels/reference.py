@@ -181,7 +181,7 @@ def _weigh(p: Tensor, v: Tensor, seen: Tensor) -> Tensor:
 
 def _table(s: Tensor, size: int) -> Tensor:
     s = torch.nn.functional.pad(s, (0, -s.shape[-1] % size), value=-torch.inf)
-    return torch.logsumexp(s.unflatten(-1, (-1, size)), dim=-1).transpose(-1, -2)
+    return torch.logsumexp(s.reshape(*s.shape[:3], -1, size), dim=-1).transpose(-1, -2)
 
 
 def _size(labels: Tensor) -> int:

@@ -1,12 +1,15 @@
 """The blocked path: chunk by chunk over the queries, whole rows, every wanted statistic in the same sweep."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from probe_kernels import over_queries, tally
 from probe_kernels.block import Block, Inputs, edit_scores, edited, normalise
 from probe_kernels.chunks import Chunk, Ground
-from probe_kernels.tally import Tally, at
-from probe_kernels.types import Attended, Edits, Scores, Layout, Want
+from probe_kernels.ledger import Ledger, at
+from probe_kernels.types import Attended, Edits, Layout, Scores, Want
 
 _BLOCK_NUMBERS = 2**21  # numbers in one block of the plain path: 8 MB in float32
 
@@ -15,27 +18,28 @@ def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = Non
     """Blocked attention with statistics; see `probe_kernels.attend`."""
     inputs = Inputs.of(scores)
     ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
-    tally = Tally(scores, ground, want, inputs.dtype)
-    z = _plain(inputs, tally, edits or Edits())
-    out = tally.finish()
+    ledger = Ledger(scores, ground, want, inputs.dtype)
+    z = _plain(inputs, ledger, edits or Edits())
+    out = ledger.close()
     out.z = z
     return out
 
 
-def _plain(inputs: Inputs, tally: Tally, edits: Edits) -> Tensor | None:
-    scores, want = inputs.scores, tally.want
+def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
+    scores, want = inputs.scores, ledger.want
     batch, heads, _, _ = scores.query.shape
     size = max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
     zs = []
-    for chunk in tally.ground.chunks(size, want.table or 1):
-        tally.count(chunk)
-        block = form(inputs, tally.ground, chunk, edits)
+    for chunk in ledger.ground.chunks(size, want.table or 1):
+        over_queries.count(ledger, chunk)
+        block = form(inputs, ledger.ground, chunk, edits)
         if want.z:
             zs.append(weigh(block, inputs))
-        for name in want.parts:
-            _parts(tally, block, inputs, name)
         with torch.no_grad():
-            tally.add(_detached(block))
+            block = _detached(block)
+            for name in want.parts:
+                _parts(ledger, block, inputs, name)
+            tally.add(ledger, block)
     if not want.z or scores.value is None:
         return None
     return torch.cat(zs, dim=2).to(scores.value.dtype)
@@ -59,41 +63,39 @@ def weigh(block: Block, inputs: Inputs, member: Tensor | None = None) -> Tensor:
     value = inputs.scores.value
     if value is None:
         raise ValueError("z was wanted, but the scores carry no value; give a value or Want(z=False)")
-    v = value[block.batch, :, block.chunk.keys].to(inputs.dtype)
+    keys = slice(block.heads.start // inputs.group, -(-block.heads.stop // inputs.group))
+    v = value[block.batch, keys, block.chunk.keys].to(inputs.dtype)
     if member is not None:
         v = torch.where(member[:, None, :, None] > 0, v, 0.0)
-    b, h, rows, n = block.weight.shape
-    z = _grouped(block.weight, v)
-    if not bool(z.isfinite().all()):
-        bad = ~v.isfinite()
-        z = _grouped(block.weight, v.masked_fill(bad, 0.0))
-        seen = at(block.chunk.visible(slice(0, n)), block.batch)[:, None].expand(b, h, rows, n)
-        if block.scores is None:
-            seen = seen | (block.weight != 0)
-        hit = _grouped(seen.to(inputs.dtype), bad.to(inputs.dtype)) > 0
-        z = z.masked_fill(hit, torch.nan)
-    return z * block.inverse[..., None]
+    z = _grouped(block.p, v)
+    if bool(z.isfinite().all()):
+        return z
+    bad = ~v.isfinite()
+    z = _grouped(block.p, v.masked_fill(bad, 0.0))
+    seen = at(block.chunk.visible(slice(0, block.chunk.n_keys)), block.batch)[:, None].expand(block.p.shape)
+    if block.scores is None:
+        seen = seen | (block.p != 0)
+    return z.masked_fill(_grouped(seen.to(inputs.dtype), bad.to(inputs.dtype)) > 0, torch.nan)
 
 
-def _grouped(weight: Tensor, v: Tensor) -> Tensor:
-    b, h, rows, n = weight.shape
+def _grouped(p: Tensor, v: Tensor) -> Tensor:
+    b, h, rows, n = p.shape
     hk = v.shape[1]
-    return torch.matmul(weight.reshape(b, hk, h // hk * rows, n), v).reshape(b, h, rows, -1)
+    return torch.matmul(p.reshape(b, hk, h // hk * rows, n), v).reshape(b, h, rows, -1)
 
 
-def _parts(tally: Tally, block: Block, inputs: Inputs, name: str) -> None:
-    labels = tally.labels[name]
-    with torch.no_grad():
-        for group in range(labels.shape[-1]):
-            member = at(labels, block.batch)[:, block.chunk.keys, group]
-            part = weigh(block, inputs, member)
-            tally.out.parts[name][block.batch, block.heads, block.chunk.rows, group] = part
+def _parts(ledger: Ledger, block: Block, inputs: Inputs, name: str) -> None:
+    labels = ledger.labels[name]
+    for group in range(labels.shape[-1]):
+        member = at(labels, block.batch)[:, block.chunk.keys, group]
+        ledger.out.parts[name][block.batch, block.heads, block.chunk.rows, group] = weigh(
+            block, inputs, member
+        )
 
 
 def _detached(block: Block) -> Block:
-    if not block.weight.requires_grad:
+    if not block.p.requires_grad:
         return block
     scores = None if block.scores is None else block.scores.detach()
     sink_mass = None if block.sink_mass is None else block.sink_mass.detach()
-    weight, inverse, lse = block.weight.detach(), block.inverse.detach(), block.lse.detach()
-    return Block(block.chunk, block.batch, block.heads, weight, inverse, lse, scores, sink_mass, block.clean)
+    return replace(block, p=block.p.detach(), lse=block.lse.detach(), scores=scores, sink_mass=sink_mass)

@@ -1,0 +1,64 @@
+"""Runs several Python threads whose torch operations are single-threaded, so that each keeps its blocks in its cache.
+
+A sweep is a long row of small operations; splitting each of them over all cores costs a barrier per operation, and
+with other work on the machine every barrier waits for the slowest core. One thread per lane has no barriers.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier, Lock
+
+import torch
+
+_lock = Lock()
+_pools: dict[int, ThreadPoolExecutor] = {}
+MOST = 16  # more lanes than this would wait for Python's interpreter lock
+
+
+def count() -> int:
+    """How many lanes to use: torch's own number of threads."""
+    return min(torch.get_num_threads(), MOST)
+
+
+def run(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run each task in its own lane, without gradients, and wait for all; the first error is raised."""
+    if len(tasks) == 1:
+        with torch.no_grad():
+            tasks[0]()
+        return
+    inference = torch.is_inference_mode_enabled()
+    pool = _pool(len(tasks))
+    futures: list[Future[None]] = [pool.submit(_quietly, task, inference) for task in tasks]
+    errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _quietly(task: Callable[[], None], inference: bool) -> None:
+    with torch.no_grad(), torch.inference_mode(inference):
+        task()
+
+
+def _pool(size: int) -> ThreadPoolExecutor:
+    with _lock:
+        if size not in _pools:
+            threads = torch.get_num_threads()
+            pool = ThreadPoolExecutor(size, "probe-lane", initializer=torch.set_num_threads, initargs=(1,))
+            _wake(pool, size)
+            # set_num_threads(1) in a lane also sets the default of threads to come; take that back.
+            torch.set_num_threads(threads)
+            _pools[size] = pool
+        return _pools[size]
+
+
+def _wake(pool: ThreadPoolExecutor, size: int) -> None:
+    """Start all threads of a pool now: each waits until the last one has come."""
+    barrier = Barrier(size)
+    for future in [pool.submit(barrier.wait) for _ in range(size)]:
+        future.result()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)  # threads do not survive a fork

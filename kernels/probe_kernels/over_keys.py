@@ -1,0 +1,153 @@
+"""Statistics of a row: sums and maxima over its keys, one small function each."""
+
+import torch
+from torch import Tensor
+
+from probe_kernels.block import HIDDEN, Block, of_block
+from probe_kernels.chunks import Chunk
+from probe_kernels.firsts import first_masses
+from probe_kernels.ledger import Ledger, at
+
+Place = tuple[slice, slice, slice]
+
+
+def place(block: Block) -> Place:
+    """Where a block's rows go in ``[B, H, Q]``."""
+    return block.batch, block.heads, block.chunk.rows
+
+
+def lse(ledger: Ledger, block: Block) -> None:
+    """Log of the sum of e^s, sink included."""
+    if ledger.out.lse is not None:
+        ledger.out.lse[place(block)] = block.lse
+
+
+def entropy(ledger: Ledger, block: Block) -> None:
+    """H = lse - Σ p·s - sink mass·sink, in nats; -Σ p log p where the probabilities were edited."""
+    if ledger.out.entropy is None:
+        return
+    if block.scores is None:
+        spread = -torch.special.xlogy(block.p, block.p).sum(-1)
+        if block.sink_mass is not None:
+            spread = spread - torch.special.xlogy(block.sink_mass, block.sink_mass)
+    else:
+        mean = torch.linalg.vecdot(block.p, block.scores)
+        if block.sink_mass is not None and ledger.scores.sinks is not None:
+            sinks = of_block(ledger.scores.sinks, *place(block)).to(mean.dtype)
+            mean = mean + torch.where(block.sink_mass > 0, block.sink_mass * sinks, 0.0)
+        spread = torch.where(block.lse == -torch.inf, 0.0, block.lse - mean).clamp_min(0.0)
+    ledger.out.entropy[place(block)] = spread
+
+
+def square(ledger: Ledger, block: Block) -> None:
+    """Σ p²."""
+    if ledger.out.square is not None:
+        ledger.out.square[place(block)] = torch.linalg.vecdot(block.p, block.p)
+
+
+def top(ledger: Ledger, block: Block) -> None:
+    """The largest probability and the storage index of its key."""
+    if ledger.out.top_p is None or ledger.out.top_index is None:
+        return
+    most, index = block.p.max(-1)
+    ledger.out.top_p[place(block)] = most
+    ledger.out.top_index[place(block)] = (index + block.chunk.keys.start).masked_fill(most == 0, -1)
+
+
+def distance(ledger: Ledger, block: Block) -> None:
+    """Σ p·|query position - key position|."""
+    if ledger.out.distance is None:
+        return
+    chunk = block.chunk
+    if ledger.causal and block.scores is not None:
+        behind, ahead = behind_of(ledger, block.chunk)
+        mean = block.linear(at(behind, block.batch)[..., None])[..., 0]
+        mean = mean + mass_of(block) * at(ahead, block.batch)[:, None]
+    else:
+        gap = chunk.once("gap", lambda: _gap(ledger, block).abs().to(ledger.dtype)[:, None])
+        mean = torch.linalg.vecdot(block.p, at(gap, block.batch))
+    ledger.out.distance[place(block)] = mean
+
+
+def behind_of(ledger: Ledger, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """How far each key lies behind the chunk's middle ``[b, keys]``, and each query ahead of it ``[b, rows]``.
+
+    Counted from the middle, so that far positions do not cancel in float32.
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        layout = ledger.ground.layout
+        query, key = layout.query_pos[:, chunk.rows], layout.key_pos[:, chunk.keys]
+        middle = query[:, query.shape[1] // 2, None]
+        return (middle - key).to(ledger.dtype), (query - middle).to(ledger.dtype)
+
+    return chunk.once("behind", make)
+
+
+def mass_of(block: Block) -> Tensor:
+    """What an unedited row's keys hold together: 1, less the sink; 0 where no key is seen."""
+    mass = (block.lse != -torch.inf).to(block.p.dtype)
+    return mass if block.sink_mass is None else torch.where(mass > 0, 1 - block.sink_mass, 0.0)
+
+
+def _gap(ledger: Ledger, block: Block) -> Tensor:
+    layout, chunk = ledger.ground.layout, block.chunk
+    return layout.query_pos[:, chunk.rows, None] - layout.key_pos[:, None, chunk.keys]
+
+
+def first(ledger: Ledger, block: Block) -> None:
+    """Mass on the first n visible keys."""
+    key_pos = None if ledger.ground.key_start is not None else ledger.ground.layout.key_pos
+    for n, mass in first_masses(block, ledger.want.first, key_pos).items():
+        ledger.out.first[n][place(block)] = mass
+
+
+def offsets(ledger: Ledger, block: Block) -> None:
+    """Mass on the key exactly o positions behind."""
+    chunk, ground = block.chunk, ledger.ground
+    query = at(ground.layout.query_pos, block.batch)[:, chunk.rows]
+    for offset, out in ledger.out.offsets.items():
+        wanted = query - offset
+        if ground.key_start is not None:
+            start = at(ground.layout.key_pos, block.batch)[:, :1]
+            index = wanted - start - chunk.keys.start
+            inside = (index >= 0) & (index < chunk.n_keys)
+            index = index.clamp(0, chunk.n_keys - 1)[:, None, :, None]
+            mass = block.p.gather(-1, index.expand(*block.p.shape[:3], 1))[..., 0]
+            out[place(block)] = torch.where(inside[:, None], mass, 0.0)
+        else:
+            key = at(ground.layout.key_pos, block.batch)[:, chunk.keys]
+            hit = (key[:, None, :] == wanted[:, :, None])[:, None]
+            out[place(block)] = torch.where(hit, block.p, 0.0).sum(-1)
+
+
+def matches(ledger: Ledger, block: Block) -> None:
+    """Mass on the keys that carry the query's id."""
+    chunk = block.chunk
+    for name, match in ledger.want.matches.items():
+        query = at(match.query_ids, block.batch)[:, chunk.rows, None]
+        same = (query == at(match.key_ids, block.batch)[:, None, chunk.keys])[:, None]
+        ledger.out.matches[name][place(block)] = torch.where(same, block.p, 0.0).sum(-1)
+
+
+def key_groups(ledger: Ledger, block: Block) -> None:
+    """Mass per group of keys."""
+    for name, labels in ledger.labels.items():
+        mass = block.linear(at(labels, block.batch)[:, block.chunk.keys])
+        ledger.out.key_groups[name][place(block)] = mass
+
+
+def table(ledger: Ledger, block: Block) -> None:
+    """The log of the sum of e^s of every block of keys."""
+    if ledger.out.table is None:
+        return
+    size, chunk = ledger.want.table, block.chunk
+    if block.scores is None:
+        raise ValueError(
+            "the block-LSE table was wanted while probabilities are edited, but it needs scores; ask for one of the two"
+        )
+    s = torch.nn.functional.pad(block.scores, (0, -chunk.n_keys % size), value=HIDDEN)
+    sums = torch.logsumexp(s.reshape(*s.shape[:3], -1, size), dim=-1)
+    sums = sums.masked_fill(sums <= HIDDEN / 10, -torch.inf).transpose(-1, -2)
+    start = chunk.keys.start // size
+    ledger.out.table[block.batch, block.heads, start : start + sums.shape[-2], chunk.rows] = sums

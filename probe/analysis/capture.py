@@ -1,5 +1,6 @@
 """``probe.capture``: labelled raw arrays of a forward or a generation, only what was asked."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,34 +49,32 @@ def capture(
     computed nor kept.
 
     Args:
-        model: Name, folder, hub id, `LoadedModel`, HF model, or (HF model, tokenizer). prompts: Text, a
-        `Prompt`, a mapping of model inputs, or a list of these; several are kept apart. what: ``pattern,
-        scores, lse, z, head_out, q, k, v, resid_pre, resid_post, mlp_out``. layers: Numbers (that layer of
-        every tower) or names (``L18``, ``enc.L3``); None is all. heads: Numbers (in every asked layer) or
-        names (``L18.H6``, which also choose layers); None is all. For k and v
-            the key/value heads that the asked heads read.
-        queries: Rows (and tokens of the residual stream): a slice, token indices, or span names. Indices
-        count real
-            tokens from 0; negative ones from the prompt's end; generated tokens follow the prompt.
+        model: Name, folder, hub id, `LoadedModel`, HF model, or (HF model, tokenizer).
+        prompts: Text, a `Prompt`, a mapping of model inputs, or a list of these; several are kept apart.
+        what: ``pattern, scores, lse, z, head_out, q, k, v, resid_pre, resid_post, mlp_out``.
+        layers: Numbers (that layer of every tower) or names (``L18``, ``enc.L3``); None is all.
+        heads: Numbers (in every asked layer) or names (``L18.H6``, which also choose layers); None is all. Of k and
+            v, the key/value heads that the asked heads read.
+        queries: Rows (and tokens of the residual stream): a slice, token indices, or span names. Indices count real
+            tokens from 0, negative ones from the prompt's end; generated tokens follow the prompt.
         keys: Columns, and the keys of k and v, likewise.
-        mode: ``shadow``: the model's own attention makes the output, and patterns come from its q and k;
-            ``fused``: output and patterns come out of our kernel's sweep.
-        max_bytes: The most that may be kept in memory; the size is known before anything is captured. to: An
-        empty folder to write shards to as they come, of any size; the arrays are read from there when
-        indexed. generate: Generate so many tokens greedily and keep every step: rows of later steps follow
-        those of the prompt,
-            at their absolute positions, over one key axis. Keys later than a row hold what hidden keys hold
+        mode: ``shadow``: the model's own attention makes the output, and patterns come from its q and k.
+            ``fused``: output and patterns come out of our kernel's sweep, with every edit in force.
+        max_bytes: The most that may be kept in memory; the size is known before anything is captured.
+        to: An empty folder to write shards to as they come, of any size; arrays are read from there when indexed.
+        generate: Generate so many tokens greedily and keep every step: rows of later steps follow those of the
+            prompt, at their absolute positions, over one key axis. Keys later than a row hold what hidden keys hold
             (pattern 0, scores -inf), so the result is that of one forward over the whole text.
 
     Returns:
         `Captured`, a mapping from name to DataArray; `CapturedOnDisk` with `to`.
 
     Raises:
-        BudgetError: the arrays need more than `max_bytes` (or than the disk has left); the message names the
-        size. UnknownNameError: an array, layer, head or span that does not exist. UsageError: positions that
-        the prompt does not have, or generation where the model cannot generate. OutputError: `to` is not an
-        empty, writable folder. CaptureError: the model does not show what was asked (it bypasses the
-        registry; its W_O cannot be told).
+        BudgetError: the arrays need more than `max_bytes` (or than the disk has left); the message names the size.
+        UnknownNameError: an array, layer, head or span that does not exist.
+        UsageError: positions that the prompt does not have, or generation where the model cannot generate.
+        OutputError: `to` is not an empty, writable folder.
+        CaptureError: the model does not show what was asked (it bypasses the registry; its W_O cannot be told).
     """
     ask = Ask.of(what, layers, heads, queries, keys)
     if mode not in ("shadow", "fused"):
@@ -140,11 +139,9 @@ def _run(runner: Runner, item: Item, observer: CaptureObserver, generate: int | 
 
 def _generate(runner: Runner, inputs: dict[str, Any], new_tokens: int) -> Tensor:
     greedy = {"do_sample": False, "num_beams": 1, "max_new_tokens": new_tokens, "use_cache": True}
+    decode: Callable[..., Tensor] = runner.model.generate  # type: ignore[assignment]
     with torch.no_grad():
-        out = runner.model.generate(**inputs, **greedy, return_dict_in_generate=False)  # type:
-        ignore[operator]
-    sequences: Tensor = out
-    return sequences
+        return decode(**inputs, **greedy, return_dict_in_generate=False)
 
 
 def _labels(slot: Slot, observer: CaptureObserver, mode: str) -> Labels:

@@ -106,7 +106,7 @@ class Captured(Mapping[str, xr.DataArray]):
     def _stacked(self, name: str, slots: list[Slot]) -> xr.DataArray:
         arrays = [self._source.array(slot) for slot in slots]
         first = arrays[0]
-        for slot, array in zip(slots, arrays, strict=True):
+        for array in arrays[1:]:
             if array.shape != first.shape or not _same_labels(array, first):
                 shapes = ", ".join(
                     f"{layer_name(s.tower, s.layer)} {a.shape}" for s, a in zip(slots, arrays, strict=True)

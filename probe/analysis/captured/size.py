@@ -1,4 +1,4 @@
-"""How many bytes a capture will take, known before anything is kept: shapes from a tiny forward, lengths from tokens."""
+"""How many bytes a capture will take, known before it starts: shapes from a tiny forward, lengths from tokens."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace

@@ -1,0 +1,10 @@
+"""Experiments: they bring their own prompts, run the model, and answer in the same report as the metrics."""
+
+from collections.abc import Mapping
+
+from probe.experiments.base import Experiment
+from probe.experiments.retrieval import Retrieval
+
+EXPERIMENTS: Mapping[str, type[Experiment]] = {"retrieval": Retrieval}
+
+__all__ = ["EXPERIMENTS", "Experiment", "Retrieval"]

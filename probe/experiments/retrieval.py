@@ -1,0 +1,203 @@
+"""Retrieval heads: which heads copy a hidden needle's answer out of a long haystack (Wu et al. 2024)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, ClassVar
+
+import numpy as np
+
+from probe.errors import UsageError
+from probe.experiments.base import Progress
+from probe.experiments.copying import copy_scores
+from probe.experiments.decoding import Step, decode, stop_tokens
+from probe.experiments.retrieval_answer import Outcome, not_applicable, retrieval_answer
+from probe.experiments.rouge import rouge1_recall
+from probe.metrics.base import MetricInfo
+from probe.models import LoadedModel
+from probe.prompts import HiddenNeedle, Prompt, Style, haystack, hide, needles
+
+GATE = 0.5  # a test counts when the response's ROUGE-1 recall of the answer is above this
+EXTRA_STEPS = 4  # tokens that a response may have beyond the answer's
+
+
+@dataclass(frozen=True)
+class _Test:
+    hidden: HiddenNeedle
+    prompt: Prompt
+
+
+class Retrieval:
+    """Mean share of a hidden answer's tokens that a head copies, 0 to 1, over the tests that the model passes.
+
+    A needle is hidden in a haystack and asked for; the model answers greedily. Head h *copies* at the step that emits
+    token w iff its most attended key j* (over all visible keys) lies in the answer's span and x[j*] = w. Then
+    ``score_h = |answer tokens copied by h| / |answer tokens|`` (as sets), averaged over the tests whose response has a
+    ROUGE-1 recall of the answer above 0.5. Heads at or above 0.1 are called retrieval heads.
+
+    Wu et al. 2024, Retrieval Head Mechanistically Explains Long-Context Factuality (arXiv:2404.15574).
+
+    Args:
+        lengths: prompt lengths in tokens, joined by ``+``.
+        depths: where the needle lies, 0 (front) to 1 (back), joined by ``+``.
+        needles: how many of the shipped needles to hide, one at a time.
+        style: ``complete`` (the needle up to its answer follows the haystack), ``question`` or ``chat``.
+        dedup: count each answer token once; false counts every hit, as the authors' code does.
+    """
+
+    info: ClassVar[MetricInfo] = MetricInfo(
+        name="retrieval",
+        summary="Share of a hidden needle's answer tokens that a head copies, 0 to 1, mean over passed tests",
+        unit="share of answer tokens",
+        better="high",
+        paper="Wu et al. 2024",
+        bibtex="""@misc{wu2024retrieval,
+  title={Retrieval Head Mechanistically Explains Long-Context Factuality},
+  author={Wu, Wenhao and Wang, Yizhong and Xiao, Guangxuan and Peng, Hao and Fu, Yao},
+  year={2024},
+  eprint={2404.15574},
+  archivePrefix={arXiv}
+}""",
+        causal_only=True,
+    )
+
+    def __init__(
+        self,
+        lengths: str | Sequence[int] = "500+1000",
+        depths: str | Sequence[float] = "0.1+0.5+0.9",
+        needles: int = 4,
+        style: Style = "complete",
+        dedup: bool = True,
+    ) -> None:
+        self.spec = self.info.name
+        self.lengths = tuple(int(x) for x in _numbers("lengths", lengths, 1, math.inf, whole=True))
+        self.depths = _numbers("depths", depths, 0.0, 1.0)
+        self.needles = _shipped(needles)
+        self.style: Style = style
+        self.dedup = dedup
+
+    def run(self, model: LoadedModel, *, seed: int = 0, progress: Progress | None = None) -> list[Any]:
+        """Run every test and answer for the decoder; `seed` chooses the parts of the haystack.
+
+        Where the model cannot generate text, or no test passes, the scores are NaN and a note says why.
+        """
+        reason = _cannot(model, self.style)
+        if reason:
+            return [not_applicable(self, model, reason)]
+        tests, notes = self._tests(model, seed)
+        outcomes = []
+        training = model.model.training
+        model.model.eval()
+        try:
+            stop = stop_tokens(model) if tests else frozenset()
+            for number, test in enumerate(tests):
+                if progress:
+                    progress(number, len(tests), f"{self.spec}: {test.prompt.id}")
+                outcomes.append(self._run_one(model, test, stop))
+            if progress and tests:
+                progress(len(tests), len(tests), self.spec)
+        finally:
+            model.model.train(training)
+        if not outcomes:
+            return [not_applicable(self, model, "; ".join(notes))]
+        return [retrieval_answer(self, outcomes, notes)]
+
+    def _tests(self, model: LoadedModel, seed: int) -> tuple[list[_Test], list[str]]:
+        generator = np.random.default_rng(seed)
+        # One window per needle and length, the same at every depth: depths differ by the needle's place alone.
+        windows = generator.integers(0, len(haystack()) // 2, size=(len(self.needles), len(self.lengths)))
+        limit, notes = model.max_positions, []
+        tests = []
+        for at, length in enumerate(self.lengths):
+            if limit is not None and length + self._most_steps(model) > limit:
+                notes.append(
+                    f"length {length} was left out: the model has {limit} positions, the answer's included"
+                )
+                continue
+            for (number, needle), depth in product(enumerate(self.needles), self.depths):
+                hidden = HiddenNeedle(needle, length, depth, self.style, int(windows[number, at]))
+                tests.append(_Test(hidden, hide(hidden, model.tokenizer)))
+        return tests, notes
+
+    def _most_steps(self, model: LoadedModel) -> int:
+        answers = (one.answer for one in self.needles)
+        return max(len(_answer_tokens(model, answer)) for answer in answers) + EXTRA_STEPS
+
+    def _run_one(self, model: LoadedModel, test: _Test, stop: frozenset[int]) -> Outcome:
+        prompt, needle = test.prompt, test.hidden.needle
+        found = prompt.spans["answer"]
+        located = needle.answer in "".join(
+            s for s, inside in zip(prompt.str_tokens, found, strict=True) if inside
+        )
+        steps = decode(
+            model, prompt, limit=len(_answer_tokens(model, needle.answer)) + EXTRA_STEPS, stop=stop
+        )
+        response = _text(model, steps)
+        heads = {layer: len(top) for step in steps for layer, top in step.top.items()}
+        return Outcome(
+            id=prompt.id,
+            length=test.hidden.length,
+            depth=test.hidden.depth,
+            recall=rouge1_recall(needle.answer, response),
+            counted=located and rouge1_recall(needle.answer, response) > GATE,
+            located=located,
+            response=response,
+            scores=copy_scores(steps, prompt.tokens, found, heads, dedup=self.dedup) if located else {},
+            heads=heads,
+        )
+
+
+def _answer_tokens(model: LoadedModel, answer: str) -> list[int]:
+    tokenizer: Any = model.tokenizer
+    return list(tokenizer(" " + answer, add_special_tokens=False)["input_ids"])
+
+
+def _text(model: LoadedModel, steps: Sequence[Step]) -> str:
+    tokenizer: Any = model.tokenizer
+    return str(tokenizer.decode([step.token for step in steps], skip_special_tokens=True))
+
+
+def _cannot(model: LoadedModel, style: str) -> str | None:
+    """Why the model cannot be asked for a needle, or None."""
+    config = getattr(model.model, "config", None)
+    can_generate = getattr(model.model, "can_generate", lambda: False)
+    if not can_generate() or getattr(config, "is_encoder_decoder", False):
+        return "it needs a decoder that generates text after a prompt"
+    if model.tokenizer is None or not getattr(model.tokenizer, "is_fast", False):
+        return "it needs a fast tokenizer, to find the answer's tokens"
+    if style == "chat" and not getattr(model.tokenizer, "chat_template", None):
+        return "style=chat needs a tokenizer with a chat template"
+    return None
+
+
+def _shipped(count: int) -> tuple[Any, ...]:
+    known = needles()
+    if not 1 <= count <= len(known):
+        raise UsageError(f"retrieval: needles was {count}; allowed is 1 to {len(known)}, the shipped ones")
+    return known[:count]
+
+
+def _numbers(
+    name: str, given: str | Sequence[float], low: float, high: float, *, whole: bool = False
+) -> tuple[float, ...]:
+    try:
+        values = tuple(_each(given))
+    except ValueError:
+        values = ()
+    good = all(low <= value <= high and (not whole or value == int(value)) for value in values)
+    if not values or not good or len(set(values)) != len(values):
+        kind = "whole numbers" if whole else "numbers"
+        bounds = f"from {low:g}" + (f" to {high:g}" if math.isfinite(high) else "")
+        raise UsageError(
+            f"retrieval: {name} was {given!r}; allowed are different {kind} {bounds}, joined by +"
+        )
+    return values
+
+
+def _each(given: str | Sequence[float]) -> Iterator[float]:
+    for part in given.split("+") if isinstance(given, str) else given:
+        value = float(part)
+        if not math.isfinite(value):
+            raise ValueError(part)
+        yield value

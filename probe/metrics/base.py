@@ -1,10 +1,19 @@
 """What a metric is: it wants statistics, folds each call into cells, and answers per head.
 
-A `Metric` keeps one small *cell* per (prompt, tower, layer): named float64 tensors on the CPU. Everything else follows
-from the cells: pooled head maps, values per prompt, token maps, merging of batches, resuming of interrupted runs.
+A `Metric` keeps one small *cell* per (prompt, tower, layer): named tensors on the CPU. Everything else follows from
+the cells: pooled head maps, values per prompt, token maps, merging of batches, resuming of interrupted runs.
+
+A new metric is a `RowMetric` of five lines (a number per query row) or a `TokenMetric` (a number per token)::
+
+    class LargestProbability(RowMetric):
+        info = MetricInfo("largest", "Mean largest probability of a row, in [0, 1].", "probability", "high", "…", "…")
+        need = Want(z=False, top=True)
+
+        def score(self, call, attended):
+            return attended.top_p
 """
 
-from collections.abc import Iterator
+import inspect
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +24,7 @@ from probe_kernels.types import Attended, Want
 from torch import Tensor
 
 from probe.errors import MetricError
+from probe.metrics.applies import Need, reason_against
 from probe.seam.call import AttentionCall
 
 Cell = dict[str, Tensor]
@@ -41,6 +51,7 @@ class MetricInfo:
     causal_only: bool = False  # not applicable to bidirectional attention
     per_token: bool = False  # keeps a token map as well
     axis: Literal["head", "kv_head"] = "head"
+    needs: frozenset[Need] = frozenset()  # what else a call must offer; see probe.metrics.applies
 
 
 @runtime_checkable
@@ -65,30 +76,70 @@ class Metric(Protocol):
 
 
 class FoldMetric:
-    """The shared half of every metric: splits a batch into prompts and keeps their cells.
+    """The shared half of every metric: asks whether a call fits, and keeps one cell per prompt, tower and layer.
 
-    A subclass states `info`, `want` and `fold`; `head` divides ``total`` by ``count`` unless overridden.
+    A subclass states `info`, what it needs (`need`, or `asks` where that depends on the call) and `take`. Parameters
+    are keyword arguments of its constructor, annotated ``int``, ``float``, ``bool``, ``str`` or a ``Literal`` of
+    strings, and are handed to ``super().__init__`` so that `spec` names the ones that differ from their default.
     """
 
     info: ClassVar[MetricInfo]
+    need: ClassVar[Want] = Want(z=False)
 
-    def __init__(self, spec: str | None = None) -> None:
-        self.spec = spec or self.info.name
+    def __init__(self, **params: object) -> None:
+        defaults = inspect.signature(type(self)).parameters
+        typed = [f"{k}={_typed(v)}" for k, v in params.items() if k in defaults and v != defaults[k].default]
+        self.spec = self.info.name + (":" + ",".join(typed) if typed else "")
         self.cells: dict[CellKey, Cell] = {}
 
-    def want(self, call: AttentionCall) -> Want:
-        """The statistics this metric needs of this call."""
-        raise MetricError(f"{type(self).__name__} was asked what it wants; a metric must define want(call)")
+    def asks(self, call: AttentionCall) -> Want:
+        """The statistics needed of a call that fits; `need` unless overridden."""
+        return self.need
 
-    def fold(self, cell: Cell, call: AttentionCall, attended: Attended, row: int) -> None:
-        """Add batch row `row` of one call to the cell of its prompt."""
-        raise MetricError(f"{type(self).__name__} was given a call; a metric must define fold(...) or score(...)")
+    def take(self, call: AttentionCall, attended: Attended) -> None:
+        """Fold the statistics of a call that fits."""
+        raise MetricError(
+            f"{type(self).__name__} was given a call; a metric must define take, score or tokens"
+        )
+
+    def applies(self, call: AttentionCall) -> str | None:
+        """Why this metric says nothing about a call; None where it applies."""
+        return reason_against(call, causal_only=self.info.causal_only, needs=self.info.needs)
+
+    def want(self, call: AttentionCall) -> Want:
+        """What is asked of this call: nothing where the metric does not apply."""
+        return Want(z=False) if self.applies(call) else self.asks(call)
 
     def update(self, call: AttentionCall, attended: Attended) -> None:
-        """Fold every prompt of the batch into its own cell."""
-        for row, prompt in enumerate(call.batch.prompts):
-            key = CellKey(prompt, call.place.tower, call.place.layer)
-            self.fold(self.cells.setdefault(key, {}), call, attended, row)
+        """Fold one call into the cells of its prompts; where the metric does not apply, keep the reason instead."""
+        reason = self.applies(call)
+        if reason is None:
+            self.take(call, attended)
+        for row in range(len(call.batch.prompts)):
+            if reason is not None:
+                self.not_applicable(call, row, reason)
+            if call.batch.reordered:
+                self.cell(call, row)["reordered"] = torch.tensor(True)
+
+    def not_applicable(self, call: AttentionCall, row: int, reason: str) -> None:
+        """Keep why a cell has no numbers."""
+        cell = self.cell(call, row)
+        cell["not_applicable"] = torch.tensor(list(reason.encode()), dtype=torch.uint8)
+        cell["n_heads"] = torch.tensor(call.n_heads)
+
+    def cell(self, call: AttentionCall, row: int) -> Cell:
+        """The cell that batch row `row` of a call belongs to."""
+        return self.cells.setdefault(CellKey(call.batch.prompts[row], call.place.tower, call.place.layer), {})
+
+    def finite(self, values: Tensor, call: AttentionCall) -> Tensor:
+        """The same values in float64 on the CPU; raises `MetricError` naming the layer where one is NaN or infinite."""
+        values = values.to("cpu", torch.float64)
+        if not bool(torch.isfinite(values).all()):
+            raise MetricError(
+                f"{self.spec} was asked; layer {call.place.layer} ({call.place.module}) gave NaN or infinity: "
+                "check the weights and try a wider dtype (--dtype float32)"
+            )
+        return values
 
     def head(self, cell: Cell) -> tuple[Tensor, Tensor]:
         """``(total, count)`` of a cell, per head."""
@@ -98,44 +149,23 @@ class FoldMetric:
         """No token map unless a subclass keeps one."""
         return None
 
+    def finish(self, values: np.ndarray) -> np.ndarray:
+        """Last step over a whole tower, ``[layer, head]`` with NaN for missing heads; unchanged unless overridden."""
+        return values
 
-class RowMetric(FoldMetric):
-    """A metric that is the mean, over real query rows, of one number per row; write `score` and it is done.
-
-    Rows that `rows` excludes do not count; prompts are pooled row by row.
-    """
-
-    def score(self, call: AttentionCall, attended: Attended) -> Float[Tensor, "batch head query_pos"]:
-        """The number of each row."""
-        raise MetricError(f"{type(self).__name__} was given a call; a RowMetric must define score(call, attended)")
-
-    def rows(self, call: AttentionCall, attended: Attended) -> Tensor:
-        """Rows that count, ``bool [batch, query_pos]``; all real queries unless overridden."""
-        return call.query_real
-
-    def update(self, call: AttentionCall, attended: Attended) -> None:
-        """Add the scores of the rows that count to each prompt's cell."""
-        counted = self.rows(call, attended)[:, None]
-        score = self.score(call, attended).masked_fill(~counted, 0.0)
-        totals = score.sum(-1, dtype=torch.float64).cpu()
-        counts = counted.sum(-1).expand(-1, totals.shape[1]).to(torch.float64).cpu()
-        for row, prompt in enumerate(call.batch.prompts):
-            cell = self.cells.setdefault(CellKey(prompt, call.place.tower, call.place.layer), {})
-            cell["total"] = cell.get("total", 0.0) + totals[row]
-            cell["count"] = cell.get("count", 0.0) + counts[row]
+    def extra(self, cell: Cell) -> dict[str, tuple[float, float]]:
+        """Further numbers of a cell as ``name: (total, weight)``, pooled per layer like the heads; none by default."""
+        return {}
 
 
-def state(metric: Metric) -> Iterator[tuple[str, np.ndarray]]:
-    """A metric's cells as named arrays, ``prompt/tower/layer/name``, for saving an unfinished run."""
-    for key, cell in metric.cells.items():
-        for name, value in cell.items():
-            yield f"{key.prompt}/{key.tower}/{key.layer}/{name}", value.numpy()
+def wanted(value: Tensor | None, name: str) -> Tensor:
+    """A statistic that was asked for; raises `MetricError` where it did not come."""
+    if value is None:
+        raise MetricError(
+            f"the statistic {name!r} was wanted; the kernels did not give it: state it in need or asks"
+        )
+    return value
 
 
-def restore(metric: Metric, arrays: dict[str, np.ndarray]) -> None:
-    """Put saved cells back; prompts already there are replaced, never added twice."""
-    fresh: dict[CellKey, Cell] = {}
-    for path, value in arrays.items():
-        prompt, tower, layer, name = path.split("/", 3)
-        fresh.setdefault(CellKey(int(prompt), tower, int(layer)), {})[name] = torch.from_numpy(np.array(value))
-    metric.cells.update(fresh)
+def _typed(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,42 @@
+"""Metrics with one number per query row: the shortest kind to write."""
+
+import torch
+from jaxtyping import Bool, Float
+from probe_kernels.types import Attended
+from torch import Tensor
+
+from probe.errors import MetricError
+from probe.metrics.base import FoldMetric
+from probe.seam.call import AttentionCall
+
+
+class RowMetric(FoldMetric):
+    """A metric that is the mean, over real query rows, of one number per row; write `score` and it is done.
+
+    Rows that `rows` excludes do not count; prompts are pooled row by row.
+    """
+
+    def score(self, call: AttentionCall, attended: Attended) -> Float[Tensor, "batch head query_pos"]:
+        """The number of each row."""
+        raise MetricError(
+            f"{type(self).__name__} was given a call; a RowMetric must define score(call, attended)"
+        )
+
+    def rows(self, call: AttentionCall, attended: Attended) -> Bool[Tensor, "batch query_pos"]:
+        """Rows that count; all real queries unless overridden."""
+        return call.query_real
+
+    def weight(self, call: AttentionCall, attended: Attended) -> Float[Tensor, "batch #head query_pos"]:
+        """What a row adds to the denominator: 1 unless overridden."""
+        return torch.ones(call.size[:2], device=call.query_real.device)[:, None]
+
+    def take(self, call: AttentionCall, attended: Attended) -> None:
+        """Add the scores of the rows that count to each prompt's cell."""
+        left_out = ~self.rows(call, attended)[:, None]
+        total = self.score(call, attended).masked_fill(left_out, 0.0).sum(-1, dtype=torch.float64)
+        count = self.weight(call, attended).masked_fill(left_out, 0.0).sum(-1, dtype=torch.float64)
+        totals, counts = self.finite(total, call), self.finite(count, call).expand_as(total)
+        for row in range(len(totals)):
+            cell = self.cell(call, row)
+            cell["total"] = cell.get("total", 0.0) + totals[row]
+            cell["count"] = cell.get("count", 0.0) + counts[row]

@@ -1,0 +1,89 @@
+"""Span mass: how much of the rows after a named span goes to it."""
+
+from typing import ClassVar
+
+import torch
+from probe_kernels.types import Attended, Want
+from torch import Tensor
+
+from probe.errors import UnknownNameError
+from probe.metrics.base import MetricInfo
+from probe.metrics.row_metric import RowMetric
+from probe.seam.call import AttentionCall
+from probe.shapes import RowStat
+
+
+class SpanMass(RowMetric):
+    """Mean probability on the keys of the prompt's span `span`, in [0, 1], over the rows after its last token.
+
+    M_i = Σ_{j in span} p_ij. A span that holds no token of the prompt, or that no row follows, is undefined (null).
+
+    Clark et al., "What Does BERT Look At? An Analysis of BERT's Attention", BlackboxNLP 2019.
+
+    >>> import torch
+    >>> from probe.testing import on_pattern
+    >>> spans = {"name": [True, True, False, False]}
+    >>> on_pattern(SpanMass("name"), torch.ones(1, 4, 4), spans=spans).round(4)  # mean of 2/3 and 2/4
+    array([0.5833])
+    """
+
+    info: ClassVar = MetricInfo(
+        name="span_mass",
+        summary="Mean probability on the tokens of a named span, in [0, 1], over the rows after it.",
+        unit="probability",
+        better="high",
+        paper="Clark et al. 2019",
+        bibtex="""@inproceedings{clark2019does,
+  title={What Does {BERT} Look At? An Analysis of {BERT}'s Attention},
+  author={Clark, Kevin and Khandelwal, Urvashi and Levy, Omer and Manning, Christopher D.},
+  booktitle={Proceedings of the 2019 ACL Workshop BlackboxNLP: Analyzing and Interpreting Neural Networks for NLP},
+  year={2019}
+}""",
+        needs=frozenset({"tokens"}),
+    )
+
+    def __init__(self, span: str) -> None:
+        super().__init__(span=span)
+        self.span = span
+        self._last: tuple[AttentionCall, Tensor] | None = None
+
+    def asks(self, call: AttentionCall) -> Want:
+        """Mass on the span's keys."""
+        inside = self._inside(call)
+        index = call.key_index.cpu()
+        member = (
+            inside.gather(1, index.clamp(0, inside.shape[1] - 1)) & (index >= 0) & (index < inside.shape[1])
+        )
+        groups = torch.where(member, 0, -1).to(call.layout.key_pos.device, torch.int16)
+        return Want(z=False, key_groups={self.spec: groups})
+
+    def rows(self, call: AttentionCall, attended: Attended) -> Tensor:
+        """Real rows after the last token of the span; none where the span is empty."""
+        inside = self._inside(call)
+        last = torch.where(inside, torch.arange(inside.shape[1]), -1).amax(-1, keepdim=True)
+        index = call.query_index
+        return call.query_real & ((index.cpu() > last) & (last >= 0)).to(index.device)
+
+    def score(self, call: AttentionCall, attended: Attended) -> RowStat:
+        """Mass of each row on the span."""
+        groups = attended.key_groups[self.spec]
+        return groups[..., 0] if groups.shape[-1] else groups.new_zeros(groups.shape[:-1])
+
+    def _inside(self, call: AttentionCall) -> Tensor:
+        """Members of the span over real tokens, ``bool [batch, token]``, one column of False at least."""
+        if self._last is None or self._last[0] is not call:
+            self._last = (call, self._read(call))
+        return self._last[1]
+
+    def _read(self, call: AttentionCall) -> Tensor:
+        spans = call.batch.spans or ({},) * call.size[0]
+        for number, named in zip(call.batch.prompts, spans, strict=True):
+            if self.span not in named:
+                raise UnknownNameError(
+                    f"prompt {number}: " + str(UnknownNameError.of("span", self.span, named))
+                )
+        flags = [named[self.span].bool().cpu() for named in spans]
+        inside = torch.zeros(len(flags), max(1, *(len(one) for one in flags)), dtype=torch.bool)
+        for row, one in enumerate(flags):
+            inside[row, : len(one)] = one
+        return inside

@@ -10,19 +10,16 @@ from torch import Tensor, nn
 from probe.errors import MetricError
 from probe.metrics.base import MetricInfo, wanted
 from probe.metrics.making import one_of
-from probe.metrics.output_projection import OutputProjections
 from probe.metrics.row_metric import RowMetric
 from probe.seam.call import AttentionCall
 from probe.shapes import RowStat
-
-_UNSEEN = "no linear map was seen to take z as its input, so W_O is not known"
 
 
 class HeadOutputNorm(RowMetric):
     """Mean Euclidean norm of a head's output over rows, 0 or more, in units of the activations: ‖z_i‖.
 
-    With ``of="head_out"``: ‖z_i W_O‖ with the head's own slice of W_O, bias left out. That needs the model: call
-    `prepare` before the run, and what it returns after it.
+    With ``of="head_out"``: ‖x_i W_O‖ with the head's own slice of W_O, bias left out; x is what W_O is given: z, or z
+    gated where the model gates it. That needs the model: call `prepare` before the run, what it returns after it.
 
     Kobayashi et al., "Attention is Not Only a Weight: Analyzing Transformers with Vector Norms", EMNLP 2020.
 
@@ -52,41 +49,37 @@ class HeadOutputNorm(RowMetric):
         super().__init__(of=of)
         one_of("head_output_norm", "of", of, ("z", "head_out"))
         self.of = of
-        self._projections: OutputProjections | None = None
-        self._weight: Tensor | None = None
+        self._watch: ProjectionWatch | None = None
+        self._waiting: dict[str, AttentionCall] = {}
 
     def prepare(self, model: nn.Module) -> Callable[[], None]:
-        """Learn the model whose output projections are meant; call what is returned when the run is over."""
-        self._projections = OutputProjections(model)
-        return self._projections.close
+        """Watch the model's output projections (``of="head_out"``); call what is returned when the run is over."""
+        if self.of == "z":
+            return lambda: None
+        self._watch = ProjectionWatch(model, list(places(model)), self._projected)
+        return self._watch.close
 
     def score(self, call: AttentionCall, attended: Attended) -> RowStat:
-        """Norm of each row's output."""
-        z = wanted(attended.z, "z").float()
-        if self._weight is None:
-            norm: Tensor = torch.linalg.vector_norm(z, dim=-1)
-            return norm
-        heads = [torch.linalg.vector_norm(z[:, h] @ self._weight[h], dim=-1) for h in range(z.shape[1])]
-        return torch.stack(heads, dim=1)
+        """Norm of each row's z."""
+        norm: Tensor = torch.linalg.vector_norm(wanted(attended.z, "z").float(), dim=-1)
+        return norm
 
     def take(self, call: AttentionCall, attended: Attended) -> None:
-        """Fold the rows; through W_O, as soon as the model has shown which linear map that is."""
+        """Fold the rows: now, or once the model has put them through W_O."""
         if self.of == "z":
             super().take(call, attended)
             return
-        if self._projections is None:
+        if self._watch is None:
             raise MetricError(
                 f"{self.spec} was asked; it needs W_O: call prepare(model) before the run, or use of=z"
             )
-        for row in range(call.size[0]):
-            if "total" not in self.cell(call, row):
-                self.not_applicable(call, row, _UNSEEN)
+        self._waiting[call.place.module] = call
+        self._watch.seen(call.place.module, wanted(attended.z, "z"))
 
-        def through(weight: Tensor) -> None:
-            self._weight = weight
-            super(HeadOutputNorm, self).take(call, attended)
-            for row in range(call.size[0]):
-                self.cell(call, row).pop("not_applicable", None)
-            self._weight = None
-
-        self._projections.after(call.place.module, wanted(attended.z, "z"), through)
+    def _projected(self, attention: str, projection: Projection, given: Tensor) -> None:
+        call = self._waiting.pop(attention)
+        norms = [
+            torch.linalg.vector_norm(projection.head_out(given, [head])[:, 0].float(), dim=-1)
+            for head in range(projection.n_heads)
+        ]
+        self.add(call, torch.stack(norms, dim=1), call.query_real, self.weight(call, Attended()))

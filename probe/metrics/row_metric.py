@@ -32,9 +32,18 @@ class RowMetric(FoldMetric):
 
     def take(self, call: AttentionCall, attended: Attended) -> None:
         """Add the scores of the rows that count to each prompt's cell."""
-        left_out = ~self.rows(call, attended)[:, None]
-        total = self.score(call, attended).masked_fill(left_out, 0.0).sum(-1, dtype=torch.float64)
-        count = self.weight(call, attended).masked_fill(left_out, 0.0).sum(-1, dtype=torch.float64)
+        self.add(call, self.score(call, attended), self.rows(call, attended), self.weight(call, attended))
+
+    def add(
+        self,
+        call: AttentionCall,
+        score: Float[Tensor, "batch head query_pos"],
+        rows: Bool[Tensor, "batch query_pos"],
+        weight: Float[Tensor, "batch #head query_pos"],
+    ) -> None:
+        """Add scores and weights of `rows` to each prompt's cell."""
+        total = score.masked_fill(~rows[:, None], 0.0).sum(-1, dtype=torch.float64)
+        count = weight.masked_fill(~rows[:, None], 0.0).sum(-1, dtype=torch.float64)
         totals, counts = self.finite(total, call), self.finite(count, call).expand_as(total)
         for row in range(len(totals)):
             cell = self.cell(call, row)

@@ -19,7 +19,9 @@ class Block:
     batch: slice
     heads: slice
     p: Tensor  # [b, h, rows, keys], 0 where hidden
-    lse: Tensor  # [b, h, rows], with the sink; -inf where the row sees no key
+    lse: (
+        Tensor | None
+    )  # [b, h, rows], with the sink; -inf where the row sees no key; None: somebody else keeps it
     scores: Tensor | None  # [b, h, rows, keys]; None when the probabilities were edited
     sink_mass: Tensor | None = None  # [b, h, rows]
     clean: bool = True  # every p is finite, so that sums over rows may be taken as products
@@ -37,16 +39,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Inputs:
-    """q, k, v of a call in the dtype of the sweep; k and v are cast when they are cut, so that no copy is kept."""
+    """A call's scores, with k and v in the dtype of the sweep: float64 stays float64, all else is float32."""
 
     scores: Scores
     dtype: torch.dtype
+    key: Tensor
+    value: Tensor | None
 
     @staticmethod
     def of(scores: Scores) -> "Inputs":
-        """Float64 inputs stay float64, everything else is swept in float32."""
-        wide = scores.query.dtype == torch.float64
-        return Inputs(scores, torch.float64 if wide else torch.float32)
+        """The inputs of a call; float32 tensors are not copied."""
+        dtype = torch.float64 if scores.query.dtype == torch.float64 else torch.float32
+        value = None if scores.value is None else scores.value.to(dtype)
+        return Inputs(scores, dtype, scores.key.to(dtype), value)
 
     @property
     def group(self) -> int:
@@ -58,7 +63,7 @@ class Inputs:
         one = self.scores
         batch, heads, _, d = one.query.shape
         q = one.query[:, :, chunk.rows].to(self.dtype) * one.scale
-        k = one.key[:, :, chunk.keys].to(self.dtype)
+        k = self.key[:, :, chunk.keys]
         q = q.reshape(batch, k.shape[1], self.group * chunk.n_rows, d)
         s = torch.matmul(q, k.transpose(-1, -2)).reshape(batch, heads, chunk.n_rows, chunk.n_keys)
         if one.softcap is not None:

@@ -97,10 +97,40 @@ class Ground:
         some = layout.query_real is not None and not bool(layout.query_real.all())
         self.query_real = layout.query_real if some else None
 
+    @property
+    def shift(self) -> int | None:
+        """Storage index of the key at the first query's position, where positions run alike in every batch row."""
+        if self.key_start is None or self.query_start is None:
+            return None
+        shifts = {q - k for q in self.query_start for k in self.key_start}
+        if len(self.query_start) == len(self.key_start):
+            shifts = {q - k for q, k in zip(self.query_start, self.key_start, strict=True)}
+        return shifts.pop() if len(shifts) == 1 else None
+
     def chunks(self, size: int, align: int = 1) -> Iterator[Chunk]:
         """Chunks of `size` rows in order; the key range starts at a multiple of `align`."""
         for start in range(0, self.n_query, size):
             yield self.chunk(slice(start, min(start + size, self.n_query)), align)
+
+    def cuts(self, area: int, most: int) -> list[slice]:
+        """Chunks of up to `most` rows, so that rows · keys in reach stays below `area` where that can be."""
+        cuts, start = [], 0
+        while start < self.n_query:
+            size = min(most, self.n_query - start)
+            width = self._width(slice(start, start + size))
+            fit = area // width
+            if fit < size:
+                size = max(1, fit // 8 * 8 if fit > 8 else fit)
+            cuts.append(slice(start, start + size))
+            start += size
+        return cuts
+
+    def _width(self, rows: slice) -> int:
+        if self.key_start is None:
+            return self.n_key
+        first, last = self.layout.mask.reach(*self._query_range(rows))
+        lo, hi = max(first - max(self.key_start), 0), min(last - min(self.key_start) + 1, self.n_key)
+        return max(hi - lo, 1)
 
     def chunk(self, rows: slice, align: int = 1) -> Chunk:
         """The chunk of these rows."""

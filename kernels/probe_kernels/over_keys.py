@@ -18,7 +18,7 @@ def place(block: Block) -> Place:
 
 def lse(ledger: Ledger, block: Block) -> None:
     """Log of the sum of e^s, sink included."""
-    if ledger.out.lse is not None:
+    if ledger.out.lse is not None and block.lse is not None:
         ledger.out.lse[place(block)] = block.lse
 
 
@@ -32,11 +32,22 @@ def entropy(ledger: Ledger, block: Block) -> None:
             spread = spread - torch.special.xlogy(block.sink_mass, block.sink_mass)
     else:
         mean = torch.linalg.vecdot(block.p, block.scores)
-        if block.sink_mass is not None and ledger.scores.sinks is not None:
-            sinks = of_block(ledger.scores.sinks, *place(block)).to(mean.dtype)
-            mean = mean + torch.where(block.sink_mass > 0, block.sink_mass * sinks, 0.0)
-        spread = torch.where(block.lse == -torch.inf, 0.0, block.lse - mean).clamp_min(0.0)
+        spread = spread_of(ledger, place(block), _known(block.lse), mean, block.sink_mass)
     ledger.out.entropy[place(block)] = spread
+
+
+def spread_of(ledger: Ledger, where: Place, lse: Tensor, mean: Tensor, sink_mass: Tensor | None) -> Tensor:
+    """Entropy from lse and the keys' part of the mean score."""
+    if sink_mass is not None and ledger.scores.sinks is not None:
+        sinks = of_block(ledger.scores.sinks, *where).to(mean.dtype)
+        mean = mean + torch.where(sink_mass > 0, sink_mass * sinks, 0.0)
+    return torch.where(lse == -torch.inf, 0.0, lse - mean).clamp_min(0.0)
+
+
+def _known(lse: Tensor | None) -> Tensor:
+    if lse is None:
+        raise RuntimeError("this statistic needs the block's lse, which is kept elsewhere: fold it there")
+    return lse
 
 
 def square(ledger: Ledger, block: Block) -> None:
@@ -62,10 +73,10 @@ def distance(ledger: Ledger, block: Block) -> None:
     if ledger.causal and block.scores is not None:
         behind, ahead = behind_of(ledger, block.chunk)
         mean = block.linear(at(behind, block.batch)[..., None])[..., 0]
-        mean = mean + mass_of(block) * at(ahead, block.batch)[:, None]
+        mean = mean + mass_of(_known(block.lse), block.sink_mass) * at(ahead, block.batch)[:, None]
     else:
-        gap = chunk.once("gap", lambda: _gap(ledger, block).abs().to(ledger.dtype)[:, None])
-        mean = torch.linalg.vecdot(block.p, at(gap, block.batch))
+        far = chunk.once("far", lambda: gap(ledger, chunk).abs().to(ledger.dtype)[:, None])
+        mean = torch.linalg.vecdot(block.p, at(far, block.batch))
     ledger.out.distance[place(block)] = mean
 
 
@@ -84,14 +95,15 @@ def behind_of(ledger: Ledger, chunk: Chunk) -> tuple[Tensor, Tensor]:
     return chunk.once("behind", make)
 
 
-def mass_of(block: Block) -> Tensor:
+def mass_of(lse: Tensor, sink_mass: Tensor | None) -> Tensor:
     """What an unedited row's keys hold together: 1, less the sink; 0 where no key is seen."""
-    mass = (block.lse != -torch.inf).to(block.p.dtype)
-    return mass if block.sink_mass is None else torch.where(mass > 0, 1 - block.sink_mass, 0.0)
+    mass = (lse != -torch.inf).to(lse.dtype)
+    return mass if sink_mass is None else torch.where(mass > 0, 1 - sink_mass, 0.0)
 
 
-def _gap(ledger: Ledger, block: Block) -> Tensor:
-    layout, chunk = ledger.ground.layout, block.chunk
+def gap(ledger: Ledger, chunk: Chunk) -> Tensor:
+    """Query position less key position, ``[b, rows, keys]``."""
+    layout = ledger.ground.layout
     return layout.query_pos[:, chunk.rows, None] - layout.key_pos[:, None, chunk.keys]
 
 
@@ -105,20 +117,19 @@ def first(ledger: Ledger, block: Block) -> None:
 def offsets(ledger: Ledger, block: Block) -> None:
     """Mass on the key exactly o positions behind."""
     chunk, ground = block.chunk, ledger.ground
-    query = at(ground.layout.query_pos, block.batch)[:, chunk.rows]
     for offset, out in ledger.out.offsets.items():
-        wanted = query - offset
-        if ground.key_start is not None:
-            start = at(ground.layout.key_pos, block.batch)[:, :1]
-            index = wanted - start - chunk.keys.start
-            inside = (index >= 0) & (index < chunk.n_keys)
-            index = index.clamp(0, chunk.n_keys - 1)[:, None, :, None]
-            mass = block.p.gather(-1, index.expand(*block.p.shape[:3], 1))[..., 0]
-            out[place(block)] = torch.where(inside[:, None], mass, 0.0)
-        else:
-            key = at(ground.layout.key_pos, block.batch)[:, chunk.keys]
-            hit = (key[:, None, :] == wanted[:, :, None])[:, None]
-            out[place(block)] = torch.where(hit, block.p, 0.0).sum(-1)
+        shift = ground.shift
+        if shift is not None:
+            start = chunk.rows.start + shift - offset - chunk.keys.start
+            if -chunk.n_rows < start < chunk.n_keys:
+                mass = block.p.diagonal(start, -2, -1)
+                row = chunk.rows.start + max(-start, 0)
+                out[block.batch, block.heads, row : row + mass.shape[-1]] = mass
+            continue
+        query = at(ground.layout.query_pos, block.batch)[:, chunk.rows]
+        key = at(ground.layout.key_pos, block.batch)[:, chunk.keys]
+        hit = (key[:, None, :] == (query - offset)[:, :, None])[:, None]
+        out[place(block)] = torch.where(hit, block.p, 0.0).sum(-1)
 
 
 def matches(ledger: Ledger, block: Block) -> None:

@@ -1,28 +1,84 @@
 """The blocked path: chunk by chunk over the queries, whole rows, every wanted statistic in the same sweep."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from probe_kernels import over_queries, tally
+from probe_kernels import lanes, over_queries, tally
 from probe_kernels.block import Block, Inputs, edit_scores, edited, normalise
 from probe_kernels.chunks import Chunk, Ground
-from probe_kernels.ledger import Ledger, at
+from probe_kernels.lane import Lane
+from probe_kernels.ledger import Ledger
 from probe_kernels.types import Attended, Edits, Layout, Scores, Want
+from probe_kernels.values import add_parts, weigh
 
 _BLOCK_NUMBERS = 2**21  # numbers in one block of the plain path: 8 MB in float32
+_LANE_NUMBERS = 3 * 2**18  # numbers in one block of a lane
+_LANE_ROWS = 128  # queries of a chunk at most: a causal chunk computes half its own square for nothing
+_WORTH = 2**16  # smaller calls than this (per key head) are quicker as one batched product
 
 
-def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = None) -> Attended:
-    """Blocked attention with statistics; see `probe_kernels.attend`."""
+def attend(
+    scores: Scores, layout: Layout, want: Want, edits: Edits | None = None, *, n_lanes: int | None = None
+) -> Attended:
+    """Blocked attention with statistics; see `probe_kernels.attend`.
+
+    `n_lanes` forces the plain path (0) or that many lanes; None chooses.
+    """
     inputs = Inputs.of(scores)
     ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
     ledger = Ledger(scores, ground, want, inputs.dtype)
-    z = _plain(inputs, ledger, edits or Edits())
+    if n_lanes is None:
+        n_lanes = lanes.count() if _suits_lanes(inputs, want, edits) else 0
+    z = _in_lanes(inputs, ledger, n_lanes) if n_lanes else _plain(inputs, ledger, edits or Edits())
     out = ledger.close()
     out.z = z
     return out
+
+
+def _suits_lanes(inputs: Inputs, want: Want, edits: Edits | None) -> bool:
+    scores = inputs.scores
+    batch, heads, n_query, _ = scores.query.shape
+    n_key = scores.key.shape[2]
+    if scores.query.device.type != "cpu" or want.rows or (edits and (edits.scores or edits.probs)):
+        return False
+    if n_query < 16 or inputs.group * n_query * n_key < _WORTH:
+        return False
+    tensors = [scores.query, scores.key, *(() if scores.value is None else (scores.value,))]
+    if torch.is_grad_enabled() and any(one.requires_grad for one in (*tensors, *_extras(scores))):
+        return False
+    # NaN and infinity need the plain path's care not to leak from hidden keys.
+    return all(bool(one.sum(dtype=inputs.dtype).isfinite()) for one in tensors)
+
+
+def _extras(scores: Scores) -> list[Tensor]:
+    return [one for one in (scores.sinks, scores.bias, scores.alibi) if one is not None]
+
+
+def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
+    query, value, group = inputs.scores.query, inputs.scores.value, inputs.group
+    batch, heads, n, _ = query.shape
+    z = None
+    if ledger.want.z and value is not None:
+        z = value.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
+    most = max(16, min(_LANE_ROWS, 4 * _LANE_ROWS // group, n // (4 * n_lanes)) // 16 * 16)
+    cuts = ledger.ground.cuts(_LANE_NUMBERS // group, most)
+    n_lanes = min(n_lanes, len(cuts))
+    ledgers = [ledger, *(ledger.sibling() for _ in range(n_lanes - 1))]
+    turns = [
+        *range(n_lanes),
+        *reversed(range(n_lanes)),
+    ]  # back and forth: late chunks of a causal call are longer
+    tasks = []
+    for i, own in enumerate(ledgers):
+        share = [cut for j, cut in enumerate(cuts) if turns[j % len(turns)] == i]
+        tasks.append(partial(Lane(inputs, own, z).run, share))
+    lanes.run(tasks)
+    for sibling in ledgers[1:]:
+        ledger.absorb(sibling)
+    return z
 
 
 def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
@@ -38,7 +94,7 @@ def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
         with torch.no_grad():
             block = _detached(block)
             for name in want.parts:
-                _parts(ledger, block, inputs, name)
+                add_parts(ledger, block, inputs, name)
             tally.add(ledger, block)
     if not want.z or scores.value is None:
         return None
@@ -55,47 +111,15 @@ def form(inputs: Inputs, ground: Ground, chunk: Chunk, edits: Edits) -> Block:
     return edited(block, edits) if edits.probs else block
 
 
-def weigh(block: Block, inputs: Inputs, member: Tensor | None = None) -> Tensor:
-    """z of a block, ``[b, h, rows, Dv]``, optionally of the keys where `member [b, keys]` is 1.
-
-    A value that is not finite reaches only the rows that see its key, and is NaN there.
-    """
-    value = inputs.scores.value
-    if value is None:
-        raise ValueError("z was wanted, but the scores carry no value; give a value or Want(z=False)")
-    keys = slice(block.heads.start // inputs.group, -(-block.heads.stop // inputs.group))
-    v = value[block.batch, keys, block.chunk.keys].to(inputs.dtype)
-    if member is not None:
-        v = torch.where(member[:, None, :, None] > 0, v, 0.0)
-    z = _grouped(block.p, v)
-    if bool(z.isfinite().all()):
-        return z
-    bad = ~v.isfinite()
-    z = _grouped(block.p, v.masked_fill(bad, 0.0))
-    seen = at(block.chunk.visible(slice(0, block.chunk.n_keys)), block.batch)[:, None].expand(block.p.shape)
-    if block.scores is None:
-        seen = seen | (block.p != 0)
-    return z.masked_fill(_grouped(seen.to(inputs.dtype), bad.to(inputs.dtype)) > 0, torch.nan)
-
-
-def _grouped(p: Tensor, v: Tensor) -> Tensor:
-    b, h, rows, n = p.shape
-    hk = v.shape[1]
-    return torch.matmul(p.reshape(b, hk, h // hk * rows, n), v).reshape(b, h, rows, -1)
-
-
-def _parts(ledger: Ledger, block: Block, inputs: Inputs, name: str) -> None:
-    labels = ledger.labels[name]
-    for group in range(labels.shape[-1]):
-        member = at(labels, block.batch)[:, block.chunk.keys, group]
-        ledger.out.parts[name][block.batch, block.heads, block.chunk.rows, group] = weigh(
-            block, inputs, member
-        )
-
-
 def _detached(block: Block) -> Block:
     if not block.p.requires_grad:
         return block
     scores = None if block.scores is None else block.scores.detach()
     sink_mass = None if block.sink_mass is None else block.sink_mass.detach()
-    return replace(block, p=block.p.detach(), lse=block.lse.detach(), scores=scores, sink_mass=sink_mass)
+    return replace(
+        block,
+        p=block.p.detach(),
+        lse=None if block.lse is None else block.lse.detach(),
+        scores=scores,
+        sink_mass=sink_mass,
+    )

@@ -106,7 +106,7 @@ def _measure(network: nn.Module, keywords: dict[str, Any]) -> Verification:
     moved = float("nan")
     if mode == "fused":
         with Session(network, [], [_ZeroFirst()]):
-            moved = _distance(_output(network(**keywords)), native, keywords)
+            moved = _distance(_output(network(**keywords)), ours, keywords)
     return Verification(_distance(ours, native, keywords), rows.worst, moved, ran, seen, mode)
 
 

@@ -1,7 +1,7 @@
 """Greedy decoding, one token at a time with a KV cache, watched from the last prompt token on."""
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,14 @@ class Step:
     top: dict[int, np.ndarray]
 
 
-def decode(loaded: LoadedModel, prompt: Prompt, *, limit: int, stop: Collection[int]) -> list[Step]:
-    """Decode greedily until a token of `stop` or `limit` tokens; the stopping token is not a step.
+def decode(loaded: LoadedModel, prompt: Prompt, *, limit: int, stop: Callable[[int], bool]) -> list[Step]:
+    """Decode greedily until `stop` says so of a token, or `limit` tokens; the stopping token is not a step.
 
     The prompt but its last token goes through the model unwatched in one forward; its last token is the first decode
     step, since that row emits the first answer token.
     """
-    model, watch, steps = loaded.model, TopKeys(), []
+    model, watch = loaded.model, TopKeys()
+    steps: list[Step] = []
     ids = torch.tensor([prompt.tokens], device=loaded.device)
     frugal = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     cache: Any = None
@@ -43,19 +44,16 @@ def decode(loaded: LoadedModel, prompt: Prompt, *, limit: int, stop: Collection[
             cache = out.past_key_values
             last = out.logits[:, -1].argmax(-1, keepdim=True)
             seen = watch.take()
-            if int(last) in stop:
+            if stop(int(last)):
                 break
             steps.append(Step(int(last), seen))
         session.require_seen()
     return steps
 
 
-def stop_tokens(loaded: LoadedModel) -> frozenset[int]:
-    """The model's end tokens, and every token with a line break."""
+def stops_at(loaded: LoadedModel) -> Callable[[int], bool]:
+    """Whether a token ends a response: the model's or tokenizer's end tokens, and any token with a line break."""
     tokenizer: Any = loaded.tokenizer
     ends = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
-    found = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
-    vocabulary = sorted(set(tokenizer.get_vocab().values()))
-    texts = tokenizer.batch_decode([[token] for token in vocabulary], clean_up_tokenization_spaces=False)
-    found |= {token for token, text in zip(vocabulary, texts, strict=True) if "\n" in text}
-    return frozenset(int(token) for token in found)
+    known = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+    return lambda token: token in known or "\n" in tokenizer.decode([token])

@@ -1,7 +1,7 @@
 """Retrieval heads: which heads copy a hidden needle's answer out of a long haystack (Wu et al. 2024)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ import numpy as np
 from probe.errors import UsageError
 from probe.experiments.base import Progress
 from probe.experiments.copying import copy_scores
-from probe.experiments.decoding import Step, decode, stop_tokens
+from probe.experiments.decoding import Step, decode, stops_at
 from probe.experiments.retrieval_answer import Outcome, not_applicable, retrieval_answer
 from probe.experiments.rouge import rouge1_recall
 from probe.metrics.base import MetricInfo
@@ -84,13 +84,13 @@ class Retrieval:
         """
         reason = _cannot(model, self.style)
         if reason:
-            return [not_applicable(self, model, reason)]
+            return [not_applicable(self.info, self.spec, model, reason)]
         tests, notes = self._tests(model, seed)
         outcomes = []
         training = model.model.training
         model.model.eval()
         try:
-            stop = stop_tokens(model) if tests else frozenset()
+            stop = stops_at(model)
             for number, test in enumerate(tests):
                 if progress:
                     progress(number, len(tests), f"{self.spec}: {test.prompt.id}")
@@ -100,8 +100,8 @@ class Retrieval:
         finally:
             model.model.train(training)
         if not outcomes:
-            return [not_applicable(self, model, "; ".join(notes))]
-        return [retrieval_answer(self, outcomes, notes)]
+            return [not_applicable(self.info, self.spec, model, "; ".join(notes))]
+        return [retrieval_answer(self.info, self.spec, outcomes, [self._how(), *notes])]
 
     def _tests(self, model: LoadedModel, seed: int) -> tuple[list[_Test], list[str]]:
         generator = np.random.default_rng(seed)
@@ -120,11 +120,14 @@ class Retrieval:
                 tests.append(_Test(hidden, hide(hidden, model.tokenizer)))
         return tests, notes
 
+    def _how(self) -> str:
+        return f"style={self.style}, dedup={str(self.dedup).lower()}, {len(self.needles)} needles"
+
     def _most_steps(self, model: LoadedModel) -> int:
         answers = (one.answer for one in self.needles)
         return max(len(_answer_tokens(model, answer)) for answer in answers) + EXTRA_STEPS
 
-    def _run_one(self, model: LoadedModel, test: _Test, stop: frozenset[int]) -> Outcome:
+    def _run_one(self, model: LoadedModel, test: _Test, stop: Callable[[int], bool]) -> Outcome:
         prompt, needle = test.prompt, test.hidden.needle
         found = prompt.spans["answer"]
         located = needle.answer in "".join(

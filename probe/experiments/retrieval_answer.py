@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -29,16 +29,9 @@ class Outcome:
     heads: dict[int, int]
 
 
-class Asked(Protocol):
-    """What is known of the experiment that is answered."""
-
-    info: MetricInfo
-    spec: str
-    dedup: bool
-    style: str
-
-
-def retrieval_answer(asked: Asked, outcomes: Sequence[Outcome], notes: Sequence[str]) -> Answer:
+def retrieval_answer(
+    info: MetricInfo, spec: str, outcomes: Sequence[Outcome], notes: Sequence[str]
+) -> Answer:
     """Mean score over counted tests (NaN where none counts), values per test, activation frequency, and the grids.
 
     `extra` holds ``activation_frequency`` (layer, head): share of counted tests with at least one copied token;
@@ -64,7 +57,8 @@ def retrieval_answer(asked: Asked, outcomes: Sequence[Outcome], notes: Sequence[
         tests, dims=("prompt", "layer", "head"), coords={"prompt": [one.id for one in counted], **coords}
     )
     return _answer(
-        asked,
+        info,
+        spec,
         xr.DataArray(mean, dims=("layer", "head"), coords=coords),
         by_test if counted else None,
         {
@@ -72,13 +66,13 @@ def retrieval_answer(asked: Asked, outcomes: Sequence[Outcome], notes: Sequence[
             "gate": _grid(outcomes, [float(one.counted) for one in outcomes]),
             "top_head": _grid(outcomes, _top_scores(outcomes, tests, mean)),
         },
-        [*_lines(asked, outcomes, mean), *notes],
+        [*_lines(outcomes, mean), *notes],
     )
 
 
-def not_applicable(asked: Asked, model: LoadedModel, reason: str) -> Answer:
+def not_applicable(info: MetricInfo, spec: str, model: LoadedModel, reason: str) -> Answer:
     """NaN for every head that the configuration states, and why."""
-    config = getattr(model.model, "config", None)
+    config: Any = getattr(model.model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     shape = tuple(int(getattr(text, name, 0) or 0) for name in ("num_hidden_layers", "num_attention_heads"))
     coords = {
@@ -87,29 +81,26 @@ def not_applicable(asked: Asked, model: LoadedModel, reason: str) -> Answer:
         "n_heads": ("layer", np.full(shape[0], shape[1], dtype=np.int64)),
     }
     head_map = xr.DataArray(np.full(shape, np.nan), dims=("layer", "head"), coords=coords)
-    return _answer(asked, head_map, None, {}, [f"not applicable: {reason}"])
+    return _answer(info, spec, head_map, None, {}, [f"not applicable: {reason}"])
 
 
 def _answer(
-    asked: Asked,
+    info: MetricInfo,
+    spec: str,
     head_map: xr.DataArray,
     by_test: xr.DataArray | None,
     extra: dict[str, xr.DataArray],
     notes: Sequence[str],
 ) -> Answer:
-    info = asked.info
     return Answer(
-        spec=asked.spec, name=info.name, summary=info.summary, unit=info.unit, better=info.better, paper=info.paper,
+        spec=spec, name=info.name, summary=info.summary, unit=info.unit, better=info.better, paper=info.paper,
         bibtex=info.bibtex, tower="decoder", head_map=head_map, by_prompt=by_test, extra=extra, notes=tuple(notes),
     )  # fmt: skip
 
 
-def _lines(asked: Asked, outcomes: Sequence[Outcome], mean: np.ndarray) -> list[str]:
+def _lines(outcomes: Sequence[Outcome], mean: np.ndarray) -> list[str]:
     counted = sum(outcome.counted for outcome in outcomes)
-    lines = [
-        f"style={asked.style}, dedup={str(asked.dedup).lower()}: {counted} of {len(outcomes)} tests counted "
-        "(ROUGE-1 recall of the answer above 0.5)"
-    ]
+    lines = [f"{counted} of {len(outcomes)} tests counted (ROUGE-1 recall of the answer above 0.5)"]
     if counted:
         known = mean[np.isfinite(mean)]
         lines.append(
@@ -127,9 +118,10 @@ def _lines(asked: Asked, outcomes: Sequence[Outcome], mean: np.ndarray) -> list[
 
 def _top_scores(outcomes: Sequence[Outcome], tests: np.ndarray, mean: np.ndarray) -> list[float]:
     """Per outcome, the score of the head that is best over all counted tests; NaN for tests that do not count."""
-    values = iter(
-        tests[(slice(None), *np.unravel_index(np.nanargmax(mean), mean.shape))] if len(tests) else ()
-    )
+    if not len(tests):
+        return [np.nan for _ in outcomes]
+    best = int(np.nanargmax(mean))
+    values = iter(tests.reshape(len(tests), -1)[:, best])
     return [float(next(values)) if outcome.counted else np.nan for outcome in outcomes]
 
 

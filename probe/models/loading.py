@@ -220,7 +220,7 @@ def _unreadable(name: str, error: Exception) -> str:
         return (
             f"{name} needs code that comes with it; pass trust_remote_code=True only if you trust its authors"
         )
-    return f"{name} could not be loaded: {text}. Check its files (for a fetched model: delete its folder and fetch again)"
+    return f"{name} could not be loaded: {text}. Check its files (a fetched model: delete its folder, fetch again)"
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -35,6 +35,8 @@ def build_call(
     batch = batch_for(place, forwards, query.shape[0])
     extent = Extent(query.shape[2], key.shape[2], _start(place, forward, query, key), query.device)
     lie = lie_of(mask, extent, is_causal=options.is_causal and place.tower != "cross", spec=spec)
+    if place.tower == "cross":  # masks over encoder states do not say where the decoder is
+        lie = replace(lie, layout=replace(lie.layout, query_pos=extent.query_pos))
     lie = _aligned(lie, place, batch, forward)
     layout = lie.layout
     if options.keep is not None:

@@ -95,7 +95,9 @@ def _tower(name: str, module: nn.Module, owners: dict[str, PreTrainedModel]) -> 
     if words & _AUDIO or (takes in ("input_features", "input_values") and "decoder" not in words):
         return "audio"
     if encodes or getattr(module, "is_causal", True) is False:
-        return "encoder" if "decoder" not in words and not _decodes(module, owner) else "decoder"
+        if "decoder" in words or _decodes(module, owner) or (not encodes and _generates(whole)):
+            return "decoder"
+        return "encoder"
     return "decoder"
 
 
@@ -103,6 +105,11 @@ def _decodes(module: nn.Module, owner: PreTrainedModel | None) -> bool:
     if getattr(module, "is_causal", None) is True:
         return True
     return bool(getattr(getattr(owner, "config", None), "is_decoder", False))
+
+
+def _generates(whole: PreTrainedModel | None) -> bool:
+    """Whether the whole model writes text: then its text tower is a decoder, even where a prefix sees both ways."""
+    return whole is not None and whole.can_generate()
 
 
 def _layers(names: list[str]) -> list[int]:

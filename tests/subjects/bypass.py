@@ -27,7 +27,7 @@ SUBJECTS = [
     decoder(
         "mpt",
         "Mpt",
-        {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64},
+        {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "use_cache": True},
         family="bypass",
         bypass=True,
         features=("alibi",),
@@ -67,8 +67,18 @@ SUBJECTS = [
             "max_decoder_position_embeddings": 64,
             "attention_window": 8,
         },
+        fallback="some",
         family="bypass",
         bypass=True,
         features=("block-local encoder",),
+    ),
+    decoder(
+        "rwkv",
+        "Rwkv",
+        {"context_length": 64, "attention_hidden_size": 32},
+        family="bypass",
+        bypass=True,
+        fallback="none",
+        cache=False,
     ),
 ]

@@ -46,9 +46,11 @@ class Subject:
     towers: tuple[str, ...] = ("decoder",)
     features: tuple[str, ...] = ()
     bypass: bool = False  # at least one attention layer never reaches the registry
-    returns_weights: bool = True  # output_attentions under eager gives the weights of every layer
+    fallback: Literal["all", "some", "none"] = "all"  # which layers of a bypassing model can still be seen
     padding: bool = True  # takes an attention_mask with left padding
     cache: bool = True  # continues from a KV cache
+    cache_padding: bool = True  # continues from a KV cache with left padding, without help from generate()
+    cache_exact: bool = True  # the model's own cached logits equal those of one whole forward
     generate: bool = True
 
     def model(self) -> nn.Module:

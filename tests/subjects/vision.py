@@ -142,7 +142,7 @@ SUBJECTS = [
         partial(build, "Wav2Vec2Config", "Wav2Vec2Model", SOUND),
         waves,
         kind="audio",
-        towers=("encoder",),
+        towers=("audio",),
         **ALONE,
     ),
     Subject(
@@ -151,7 +151,7 @@ SUBJECTS = [
         partial(build, "ParakeetEncoderConfig", "ParakeetEncoder", CONFORMER),
         frames,
         kind="audio",
-        towers=("encoder",),
+        towers=("audio",),
         features=("query, key and value by keyword", "position bias"),
         **ALONE,
     ),

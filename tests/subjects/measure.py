@@ -1,0 +1,236 @@
+"""What the conformance test asserts and docs/architectures.py tabulates: one forward compared with another."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from probe_kernels.types import Attended, Want
+from subjects.oracle import Weights
+from subjects.subject import Inputs, Subject
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from probe.seam.call import AttentionCall
+from probe.seam.session import Session
+
+STATISTICS = ("entropy", "square", "top_p", "mass", "column")
+
+
+@dataclass
+class Row:
+    """One call's statistics in float64: per row ``[batch, head, query]``, `column` ``[batch, head, key]``."""
+
+    module: str
+    tower: str
+    layer: int
+    phase: str
+    values: dict[str, Tensor]
+    query_real: Tensor
+    query_pos: Tensor
+    key_pos: Tensor
+
+
+@dataclass
+class Tally:
+    """An observer that keeps the statistics of every call."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def want(self, call: AttentionCall) -> Want:
+        everything = torch.zeros(1, call.size[2], dtype=torch.int16)
+        return Want(
+            z=False, entropy=True, square=True, top=True, column=True, key_groups={"tally": everything}
+        )
+
+    def update(self, call: AttentionCall, attended: Attended) -> None:
+        values = {
+            "entropy": attended.entropy,
+            "square": attended.square,
+            "top_p": attended.top_p,
+            "mass": attended.key_groups["tally"][..., 0],
+            "column": attended.column,
+            "sink": attended.sink_mass
+            if attended.sink_mass is not None
+            else torch.zeros_like(attended.entropy),
+        }
+        kept = {name: value.detach().double() for name, value in values.items() if value is not None}
+        place, layout = call.place, call.layout
+        self.rows.append(
+            Row(
+                place.module,
+                place.tower,
+                place.layer,
+                call.phase,
+                kept,
+                call.query_real,
+                layout.query_pos,
+                layout.key_pos,
+            )
+        )
+
+
+def run(
+    model: nn.Module, inputs: Inputs, mode: str | None = None, tally: Tally | None = None
+) -> dict[str, Tensor]:
+    """One forward, observed where a mode is given; its float outputs by name."""
+    session = Session(model, [tally or Tally()], mode=mode) if mode else nullcontext()  # type: ignore[arg-type]
+    with torch.no_grad(), session:
+        output = model(**inputs)
+    return outputs(output)
+
+
+def outputs(output: object) -> dict[str, Tensor]:
+    """The float tensors of a model's output by name, caches and weights left out."""
+    named = dict(output.items()) if hasattr(output, "items") else {"output": output}
+    return {k: v for k, v in named.items() if isinstance(v, Tensor) and v.is_floating_point()}
+
+
+def drift(native: dict[str, Tensor], other: dict[str, Tensor], subject: Subject, inputs: Inputs) -> float:
+    """Largest absolute difference over all outputs, at real positions only."""
+    if native.keys() != other.keys():
+        raise ValueError(f"outputs differ in kind: {sorted(native)} and {sorted(other)}")
+    worst = 0.0
+    for name, value in native.items():
+        gap = (value.double() - other[name].double()).abs()
+        real = _real(name, gap, subject, inputs)
+        gap = gap if real is None else gap[real]
+        worst = max(worst, float("nan") if gap.isnan().any() else float(gap.max()))
+    return worst
+
+
+def _real(name: str, gap: Tensor, subject: Subject, inputs: Inputs) -> Tensor | None:
+    mask = inputs.get("attention_mask")
+    decoder_side = subject.kind in ("seq2seq", "audio") and not name.startswith("encoder")
+    if (
+        mask is None
+        or decoder_side
+        or gap.ndim < 2
+        or gap.shape[1] > mask.shape[1]
+        or gap.shape[0] != len(mask)
+    ):
+        return None
+    return mask[:, -gap.shape[1] :].bool() if gap.ndim == 3 else None
+
+
+def expected(weights: Weights, row: Row) -> dict[str, Tensor]:
+    """The statistics of `row` from the model's own weights, in float64.
+
+    Rows of a model with learned sinks sum to 1 - sink mass. Where the model's eager weights sum to one although the
+    output is scaled down by a sink, they are scaled down here as well.
+    """
+    p, sink = weights.pattern, row.values["sink"]
+    total = p.sum(-1)
+    if float(sink.max()) > 0 and float((total - 1).abs().max()) < 1e-5:
+        p = p * (1 - sink)[..., None]
+    rest = (1 - p.sum(-1)).clamp_min(0) if float(sink.max()) > 0 else torch.zeros_like(total)
+    seen = row.query_real[:, None, :, None]
+    return {
+        "entropy": torch.special.entr(p).sum(-1) + torch.special.entr(rest),
+        "square": p.square().sum(-1),
+        "top_p": p.amax(-1),
+        "mass": p.sum(-1),
+        "column": (p * seen).sum(-2),
+    }
+
+
+def statistics_error(rows: Sequence[Row], weights: Sequence[Weights]) -> float:
+    """Largest |ours - theirs| / (1 + |theirs|) over calls, statistics and real rows; calls must agree in order."""
+    if [row.module for row in rows] != [one.module for one in weights]:
+        raise ValueError(f"calls differ: {[r.module for r in rows]} seen, {[w.module for w in weights]} made")
+    worst = 0.0
+    for row, one in zip(rows, weights, strict=True):
+        truth = expected(one, row)
+        for name in STATISTICS:
+            ours = row.values[name]
+            if ours.shape != truth[name].shape:
+                raise ValueError(
+                    f"{row.module}: {name} is {tuple(ours.shape)}, not {tuple(truth[name].shape)}"
+                )
+            error = (ours - truth[name]).abs() / (1 + truth[name].abs())
+            if name != "column":
+                error = error.masked_fill(~row.query_real[:, None], 0.0)
+            worst = max(worst, float("nan") if error.isnan().any() else float(error.max()))
+    return worst
+
+
+def continued(
+    subject: Subject, model: nn.Module, inputs: Inputs, cut: int, mode: str | None, tally: Tally
+) -> Tensor:
+    """Logits of the last tokens when the first `cut` are prefilled and the others follow one by one, cached."""
+    session = Session(model, [tally], mode=mode) if mode else nullcontext()  # type: ignore[arg-type]
+    key = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
+    tokens, logits = inputs[key], []
+    with torch.no_grad(), session:
+        given = {**inputs, key: tokens[:, :cut], "use_cache": True}
+        grows = [
+            name
+            for name in ("attention_mask", "mm_token_type_ids", "token_type_ids", "cross_attention_mask")
+            if key == "input_ids"
+        ]
+        given.update({name: inputs[name][:, :cut] for name in grows if name in inputs})
+        output = model(**given)
+        for end in range(cut + 1, tokens.shape[1] + 1):
+            step = {
+                key: tokens[:, end - 1 : end],
+                "past_key_values": output.past_key_values,
+                "use_cache": True,
+            }
+            if key == "decoder_input_ids":
+                step["encoder_outputs"] = BaseModelOutput(output.encoder_last_hidden_state)
+            if "attention_mask" in inputs and not bool(inputs["attention_mask"].all()):
+                whole = key == "decoder_input_ids"
+                step["attention_mask"] = (
+                    inputs["attention_mask"] if whole else inputs["attention_mask"][:, :end]
+                )
+            output = model(**step)
+            logits.append(output.logits)
+    return torch.cat(logits, dim=1)
+
+
+def joined(rows: Sequence[Row]) -> dict[tuple[str, int], dict[str, Tensor]]:
+    """Statistics of a prefill and its decode steps put together, per module and call: rows laid by query position,
+    columns added at key positions."""
+    whole: dict[tuple[str, int], dict[str, Tensor]] = {}
+    for key, group in _calls(rows).items():
+        batch, heads = group[0].values["entropy"].shape[:2]
+        keys = max(int(row.key_pos.max()) for row in group) + 1
+        length = max(int(row.query_pos.max()) for row in group) + 1
+        place = whole.setdefault(
+            key, {name: torch.zeros(batch, heads, length).double() for name in STATISTICS[:-1]}
+        )
+        place["column"] = torch.zeros(batch, heads, keys).double()
+        for row in group:
+            at = row.query_pos.expand(batch, -1)[:, None].expand(-1, heads, -1)
+            for name in STATISTICS[:-1]:
+                real = row.values[name].masked_fill(~row.query_real[:, None], 0.0)
+                place[name].scatter_(2, at, real)
+            at = row.key_pos.expand(batch, -1)[:, None].expand(-1, heads, -1)
+            place["column"].scatter_add_(2, at, row.values["column"])
+    return whole
+
+
+def _calls(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
+    """Rows grouped by module and by how often the module was called in one forward."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    counts: dict[tuple[str, int], int] = {}
+    for row in rows:
+        start = int(row.query_pos.min())
+        nth = counts[(row.module, start)] = counts.get((row.module, start), -1) + 1
+        groups.setdefault((row.module, nth), []).append(row)
+    return groups
+
+
+def together_error(parts: Sequence[Row], whole: Sequence[Row]) -> float:
+    """Largest |accumulated - whole| / (1 + |whole|) between a cached run and one whole forward."""
+    ours, theirs, worst = joined(parts), joined(whole), 0.0
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"the cached run saw {sorted(ours)}, the whole forward {sorted(theirs)}")
+    for key, truth in theirs.items():
+        for name, value in truth.items():
+            mine = ours[key][name]
+            if mine.shape != value.shape:
+                raise ValueError(f"{key}: {name} is {tuple(mine.shape)}, not {tuple(value.shape)}")
+            error = (mine - value).abs() / (1 + value.abs())
+            worst = max(worst, float("nan") if error.isnan().any() else float(error.max()))
+    return worst

@@ -17,6 +17,7 @@ _ATTENTION_CLASS = re.compile(r"(attention|attn)", re.IGNORECASE)
 _NOT_ATTENTION_CLASS = re.compile(
     r"(norm|output|intermediate|rotary|embedding|mask|indexer|bias)", re.IGNORECASE
 )
+_RECURRENT_CLASS = re.compile(r"(lightning|delta)", re.IGNORECASE)
 _CROSS = ("encoder_attn", "crossattention", "cross_attn", "cross_attention", "encdecattention", "attn2")
 _VISION = {"vision", "visual", "image", "vit", "pixel"}
 _AUDIO = {"audio", "speech"}
@@ -28,9 +29,14 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     found = {
         name: module
         for name, module in model.named_modules()
-        if (recorded and isinstance(module, recorded)) or _says_attention(module)
+        if ((recorded and isinstance(module, recorded)) or _says_attention(module)) and not _recurs(module)
     }
     return {name: module for name, module in found.items() if not _inner(name, found)}
+
+
+def _recurs(module: nn.Module) -> bool:
+    """Linear attention that is a recurrence: it has no pattern over tokens, so there is nothing to see."""
+    return bool(_RECURRENT_CLASS.search(type(module).__name__))
 
 
 def _says_attention(module: nn.Module) -> bool:

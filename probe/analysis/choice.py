@@ -11,9 +11,8 @@ from probe_kernels import BackendError, attend
 from probe_kernels.mask import Mask
 from probe_kernels.types import Layout, Scores, Want
 
-from probe import experiments
 from probe.errors import UsageError
-from probe.experiments.base import Experiment
+from probe.experiments import EXPERIMENTS, Experiment
 from probe.interventions.base import EditsAttended, EditsBlocks, EditsCall
 from probe.interventions.target import Target
 from probe.metrics.base import Metric
@@ -55,7 +54,7 @@ def choose(metrics: object) -> Choice:
         asked = list(metrics)
     else:
         asked = [metrics]
-    made: list[Any] = [_one(each) for each in asked]
+    made: list[Any] = [*map(_one, asked)]
     specs = [one.spec for one in made]
     for spec in specs:
         if specs.count(spec) > 1:
@@ -109,7 +108,7 @@ def _all() -> tuple[list[object], tuple[str, ...]]:
 
 
 def _class(name: str) -> type[Any]:
-    found: type[Any] = METRICS[name] if name in METRICS else vars(experiments)["EXPERIMENTS"][name]
+    found: type[Any] = METRICS[name] if name in METRICS else EXPERIMENTS[name]
     return found
 
 

@@ -256,7 +256,7 @@ def observe(
     require_places(edits, places(loaded.model))
     keeper = QkKeeper() if keep == "qk" else MapKeeper() if keep == "map" else None
     tally = _Tally()
-    watching = [*choice.metrics, *([keeper] if keeper is not None else [])]
+    watching: list[Any] = [*choice.metrics, *([keeper] if keeper is not None else [])]
     if phase is not None:
         watching = [OfPhase(one, phase) for one in watching]
     observers = [FiniteGuard(), tally, *watching]

@@ -48,10 +48,10 @@ class Rules:
         seen: np.ndarray | None = None
         for word in self.all_of:
             one = _apply(word, query, key)
-            seen = one if seen is None else seen & one
+            seen = one if seen is None else np.logical_and(seen, one)
         if self.any_of:
             some: np.ndarray = np.stack([_apply(word, query, key) for word in self.any_of]).any(0)
-            seen = some if seen is None else seen & some
+            seen = some if seen is None else np.logical_and(seen, some)
         return seen
 
 
@@ -82,9 +82,9 @@ class KeptPart:
     """One call's queries of one prompt, and the keys that are new in it; padding is left out.
 
     `arrays` holds ``query``, ``key``, ``lse``, ``query_pos``, ``key_pos`` (storage positions, which the mask's rules
-    speak of), ``query_token`` and ``key_token`` (numbers among the prompt's real tokens); optionally ``alibi [head]``,
-    ``query_segment``, ``key_segment``, and, over ``seen_token`` (all keys of the call), ``bias [1 or head, query, key]``
-    and ``hidden`` (packed bits, ``[query, key / 8]``).
+    speak of), ``query_token`` and ``key_token`` (numbers among the prompt's real tokens). It may hold
+    ``alibi [head]``, ``query_segment``, ``key_segment``, and, over ``seen_token`` (all keys of the call),
+    ``bias [1 or head, query, key]`` and ``hidden`` (packed bits, ``[query, key / 8]``).
     """
 
     arrays: Mapping[str, np.ndarray]

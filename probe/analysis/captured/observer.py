@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from probe.seam.projection import Projection, ProjectionWatch
 _EXACT = frozenset({"pattern", "scores", "lse"})
 
 
+@runtime_checkable
 class Store(Protocol):
     """Where pieces go."""
 

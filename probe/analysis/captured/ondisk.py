@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from xarray.core import indexing
 
 from probe.analysis.captured.lazy import Lazy
-from probe.analysis.captured.pieces import Extent, Labels, Piece, Slot, join, joined, labelled
+from probe.analysis.captured.pieces import Extent, Labels, Piece, Slot, join, joined, labelled, whole_shape
 from probe.analysis.captured.result import Captured
 from probe.errors import ReportError
 
@@ -45,7 +45,7 @@ class _OnDisk:
         said = entry["labels"]
         rows, keys = (None if said[side] is None else self._tokens[said[side]] for side in ("rows", "keys"))
         labels = Labels(rows, keys, said["attrs"])
-        shape = _shape(slot.name, extents, [p["shape"] for p in pieces], extent)
+        shape = whole_shape(slot.name, [p["shape"] for p in pieces], extent)
 
         def read(key: tuple[Any, ...]) -> Any:
             if len(pieces) == 1:
@@ -82,17 +82,6 @@ def _cells(stored: Any, key: tuple[Any, ...]) -> Any:
             cover.append(slice(at, at + 1))
             rest.append(0)
     return stored[tuple(cover)][tuple(rest)]
-
-
-def _shape(name: str, extents: list[Extent], shapes: list[list[int]], whole: Extent) -> tuple[int, ...]:
-    if len(extents) == 1:
-        return tuple(shapes[0])
-    small = [Piece(np.zeros((*shape[:-1], 0) if name not in ("pattern", "scores", "lse") else shape,
-    np.int8), e)
-             for shape, e in zip(shapes, extents, strict=True)]  # fmt: skip
-    joined_shape = join(name, small).shape
-    last = shapes[0][-1] if name not in ("pattern", "scores", "lse") else joined_shape[-1]
-    return (*joined_shape[:-1], last)
 
 
 def _index(folder: Path) -> dict[str, Any]:

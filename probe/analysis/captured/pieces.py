@@ -71,7 +71,7 @@ def join(name: str, pieces: Sequence[Piece]) -> np.ndarray:
     if kind.fill is None:
         return np.concatenate([piece.values for piece in pieces], axis=_long_axis(name))
     whole = joined(name, [piece.extent for piece in pieces])
-    shape = (len(whole.heads), len(whole.rows), len(whole.keys))
+    shape = whole_shape(name, [piece.values.shape for piece in pieces], whole)
     values = np.full(shape, kind.fill, dtype=pieces[0].values.dtype)
     start = 0
     for piece in pieces:
@@ -79,6 +79,15 @@ def join(name: str, pieces: Sequence[Piece]) -> np.ndarray:
         values[:, start:stop, np.searchsorted(whole.keys, piece.extent.keys)] = piece.values
         start = stop
     return values
+
+
+def whole_shape(name: str, shapes: Sequence[Sequence[int]], whole: Extent) -> tuple[int, ...]:
+    """The shape that `join` gives for pieces of these shapes."""
+    if KINDS[name].fill is not None:
+        return len(whole.heads), len(whole.rows), len(whole.keys)
+    shape, axis = list(shapes[0]), _long_axis(name)
+    shape[axis] = sum(one[axis] for one in shapes)
+    return tuple(shape)
 
 
 def _long_axis(name: str) -> int:

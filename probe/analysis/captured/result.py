@@ -1,7 +1,7 @@
 """What `capture` gives back: labelled arrays by name, apart by prompt, tower and layer where they must be."""
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from probe.analysis.captured.pieces import Slot
 from probe.errors import UnknownNameError, UsageError
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the arrays are: in memory, or on the disk."""
 
@@ -22,6 +23,12 @@ class Source(Protocol):
 
     def array(self, slot: Slot) -> xr.DataArray:
         """One array, labelled; lazy where it lies on the disk."""
+
+
+class NotCapturedError(UnknownNameError, KeyError):
+    """A name that was not captured; a `KeyError` as well, as mappings have it."""
+
+    __str__ = Exception.__str__
 
 
 class Captured(Mapping[str, xr.DataArray]):
@@ -97,7 +104,7 @@ class Captured(Mapping[str, xr.DataArray]):
     def _of(self, name: str) -> list[Slot]:
         slots = sorted(slot for slot in self._slots if slot.name == name)
         if not slots:
-            raise UnknownNameError.of("captured array", name, list(self))
+            raise NotCapturedError.of("captured array", name, list(self))
         return slots
 
     def _only(self, keep: object) -> "Captured":

@@ -1,6 +1,7 @@
 """How many bytes a capture will take, known before it starts: shapes from a tiny forward, lengths from tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from probe.analysis.inputs import Item
 from probe.errors import BudgetError, UnseenLayersError
 from probe.models import LoadedModel
 from probe.seam.call import Activation, AttentionCall, Point
-from probe.seam.projection import linear_maps, widths
+from probe.seam.places import places
+from probe.seam.projection import Projection, ProjectionWatch, widths
 from probe.seam.session import Session
 
 _TEXT_KEYS = {"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask"}
@@ -44,7 +46,8 @@ class ShapeObserver:
 
     points: frozenset[Point]
     layers: dict[tuple[str, int], LayerShape] = field(default_factory=dict)
-    modules: dict[str, tuple[str, int]] = field(default_factory=dict)
+    watch: ProjectionWatch | None = None
+    _waiting: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def want(self, call: AttentionCall) -> Want:
         """Nothing."""
@@ -67,7 +70,27 @@ class ShapeObserver:
             d_v = v.shape[3] if v is not None else q.shape[3]
             shape = replace(shape, d_qk=q.shape[3], d_v=d_v, itemsize=_itemsize(q))
         self.layers[key] = shape
-        self.modules[call.place.module] = key
+        if self.watch is not None and attended.z is not None:
+            self._waiting[call.place.module] = key
+            self.watch.seen(call.place.module, attended.z)
+
+    @contextmanager
+    def watching(self, model: torch.nn.Module, ask: Ask) -> Iterator[None]:
+        """While open, also note how wide the output projections are, if ``head_out`` was asked."""
+        if "head_out" not in ask.what:
+            yield
+            return
+        wanted = [name for name, place in places(model).items() if ask.wants(place.tower, place.layer)]
+        self.watch = ProjectionWatch(model, wanted, self._projected)
+        try:
+            yield
+        finally:
+            self.watch.close()
+
+    def _projected(self, module: str, projection: Projection, given: Tensor) -> None:
+        key = self._waiting.pop(module)
+        size = widths(projection.module)
+        self.layers[key] = replace(self.layers[key], d_model=0 if size is None else size[1])
 
     def activation(self, seen: Activation) -> None:
         """Note the width of the residual stream."""
@@ -88,7 +111,7 @@ def measure(loaded: LoadedModel, runner: Runner, item: Item, ask: Ask) -> dict[t
     and heads that do not exist.
     """
     observer = ShapeObserver(ask.points)  # type: ignore[arg-type]
-    with Session(loaded.model, [observer], mode="shadow") as session:
+    with Session(loaded.model, [observer], mode="shadow") as session, observer.watching(loaded.model, ask):
         runner.run(_tiny(runner.tensors([_short(item)])))
         unseen = session.unseen_layers
         hidden = {session.hub.places[name].module: session.hub.places[name] for name in unseen}
@@ -104,10 +127,6 @@ def measure(loaded: LoadedModel, runner: Runner, item: Item, ask: Ask) -> dict[t
         )
     ask.check_layers(observer.layers)
     asked = {key: shape for key, shape in observer.layers.items() if ask.wants(*key)}
-    if "head_out" in ask.what:
-        for module, key in observer.modules.items():
-            if key in asked:
-                asked[key] = replace(asked[key], d_model=_out_width(loaded.model, module, asked[key]))
     for (tower, layer), shape in asked.items():
         if shape.n_heads:
             ask.heads_in(tower, layer, shape.n_heads)
@@ -125,26 +144,19 @@ def _tiny(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value[:1, -2:] for name, value in inputs.items()}
 
 
-def _out_width(model: torch.nn.Module, module: str, shape: LayerShape) -> int:
-    found = [widths(one) for one in linear_maps(model, module).values()]
-    outs = [size[1] for size in found if size is not None and size[0] == shape.n_heads * shape.d_v]
-    return max(outs, default=shape.d_model)
-
-
 def size_of(ask: Ask, shapes: dict[tuple[str, int], LayerShape], axes: TokenAxes) -> int:
     """Bytes of everything that one item will bring; raises `UsageError` for positions that it does not have."""
     return sum(_layer_size(ask, tower, layer, shape, axes) for (tower, layer), shape in shapes.items())
 
 
 def _layer_size(ask: Ask, tower: str, layer: int, shape: LayerShape, axes: TokenAxes) -> int:
-    heads = len(ask.heads_in(tower, layer, shape.n_heads)) if shape.n_heads else 0
+    heads = ask.heads_in(tower, layer, shape.n_heads) if shape.n_heads else []
     group = max(1, shape.n_heads // max(1, shape.n_kv_heads))
-    kv_heads = -(-heads // group) if heads else 0
     total = 0
     for row in range(_rows(axes, tower, shape)):
         lengths = {
-            "head": heads,
-            "kv_head": kv_heads,
+            "head": len(heads),
+            "kv_head": len({head // group for head in heads}),
             "query_pos": _count(ask, axes, tower, "query", row, shape.n_query),
             "key_pos": _count(ask, axes, tower, "key", row, shape.n_key),
             "d_model": shape.d_model,

@@ -36,7 +36,7 @@ class Batch:
         None  # every token so far, padding included, on the model's device
     )
     real: Bool[Tensor, "batch key_token"] | None = None  # False = padding; None = no padding
-    spans: tuple[dict[str, Bool[Tensor, "token"]], ...] = ()  # per prompt, over its real tokens
+    spans: tuple[dict[str, Bool[Tensor, "_"]], ...] = ()  # per prompt, over its real tokens
     reordered: bool = False  # beams: rows may have swapped since the last step
 
 

@@ -133,7 +133,7 @@ class FoldMetric:
 
     def finite(self, values: Tensor, call: AttentionCall) -> Tensor:
         """The same values in float64 on the CPU; raises `MetricError` naming the layer where one is NaN or infinite."""
-        values = values.to("cpu", torch.float64)
+        values = values.cpu().double()
         if not bool(torch.isfinite(values).all()):
             raise MetricError(
                 f"{self.spec} was asked; layer {call.place.layer} ({call.place.module}) gave NaN or infinity: "

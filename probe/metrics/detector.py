@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from probe_kernels.types import Attended, Match, Want
 from torch import Tensor
 
@@ -60,9 +59,9 @@ class TokenDetector(RowMetric):
         """Fold the rows, and count those that have a match."""
         super().take(call, attended)
         matched = (
-            (self._matched.of(call, self._match(call)) & call.query_real).sum(-1).to("cpu", torch.float64)
+            (self._matched.of(call, self._match(call)) & call.query_real).sum(-1).cpu().double()
         )
-        rows = call.query_real.sum(-1).to("cpu", torch.float64)
+        rows = call.query_real.sum(-1).cpu().double()
         for row in range(len(rows)):
             cell = self.cell(call, row)
             cell["matched"] = cell.get("matched", 0.0) + matched[row]

@@ -12,6 +12,8 @@ from probe.metrics.base import MetricInfo, wanted
 from probe.metrics.making import one_of
 from probe.metrics.row_metric import RowMetric
 from probe.seam.call import AttentionCall
+from probe.seam.places import places
+from probe.seam.projection import Projection, ProjectionWatch
 from probe.shapes import RowStat
 
 

@@ -59,7 +59,7 @@ def parameters(built_by: type[Any]) -> dict[str, inspect.Parameter]:
     return {one.name: one for one in named if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
 
 
-def at_least(metric: str, name: str, value: float, low: float) -> None:
+def at_least(metric: str, name: str, value: int, low: int) -> None:
     """Refuse a parameter below `low`, naming metric, parameter, what was found and what is allowed."""
     if value < low:
         raise UsageError(f"{metric}: {name} was {value}; allowed is {low} or more")

@@ -42,8 +42,8 @@ class RowMetric(FoldMetric):
         weight: Float[Tensor, "batch #head query_pos"],
     ) -> None:
         """Add scores and weights of `rows` to each prompt's cell."""
-        total = score.masked_fill(~rows[:, None], 0.0).sum(-1, dtype=torch.float64)
-        count = weight.masked_fill(~rows[:, None], 0.0).sum(-1, dtype=torch.float64)
+        total = score.masked_fill(~rows[:, None], 0.0).cpu().sum(-1, dtype=torch.float64)
+        count = weight.masked_fill(~rows[:, None], 0.0).cpu().sum(-1, dtype=torch.float64)
         totals, counts = self.finite(total, call), self.finite(count, call).expand_as(total)
         for row in range(len(totals)):
             cell = self.cell(call, row)

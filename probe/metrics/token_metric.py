@@ -37,7 +37,7 @@ class TokenMetric(FoldMetric):
     def take(self, call: AttentionCall, attended: Attended) -> None:
         """Add this call's share to each prompt's cell, token by token."""
         share = self.tokens(call, attended)
-        index, weight = share.index.cpu(), share.weight.to("cpu", torch.float64)
+        index, weight = share.index.cpu(), share.weight.cpu().double()
         real = index >= 0
         totals = self.finite(share.total.masked_fill(~real[:, None].to(share.total.device), 0.0), call)
         for row in range(len(totals)):

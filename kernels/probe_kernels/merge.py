@@ -100,8 +100,9 @@ def _entropy(a: Attended, b: Attended, weights: tuple[Tensor, Tensor]) -> Tensor
     mixed = _mix(a.entropy, b.entropy, weights, "entropy")
     if mixed is None:
         return None
-    choice = [torch.special.xlogy(w, w) for w in weights]
-    return mixed - choice[0] - choice[1]
+    left, right = weights
+    choice: Tensor = torch.special.xlogy(left, left) + torch.special.xlogy(right, right)
+    return mixed - choice
 
 
 def _top(out: Attended, a: Attended, b: Attended, weights: tuple[Tensor, Tensor]) -> None:

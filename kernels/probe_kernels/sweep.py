@@ -40,8 +40,7 @@ def attend(
 
 def _suits_lanes(inputs: Inputs, want: Want, edits: Edits | None) -> bool:
     scores = inputs.scores
-    batch, heads, n_query, _ = scores.query.shape
-    n_key = scores.key.shape[2]
+    n_query, n_key = scores.query.shape[2], scores.key.shape[2]
     if scores.query.device.type != "cpu" or want.rows or (edits and (edits.scores or edits.probs)):
         return False
     if n_query < 16 or inputs.group * n_query * n_key < _WORTH:

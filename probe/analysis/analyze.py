@@ -1,6 +1,5 @@
 """``probe.analyze``: model and prompts in, report out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,7 +43,7 @@ def analyze(
     model: object,
     prompts: object = None,
     metrics: object = None,
-    interventions: Sequence[Any] = (),
+    interventions: object = (),
     *,
     options: AnalyzeOptions | None = None,
     **changes: Any,
@@ -71,9 +70,9 @@ def analyze(
     asked = AnalyzeOptions.of(options, changes)
     plan = prepare(model, prompts, metrics, interventions, asked)
     store = None
-    if asked.out is not None:
+    if asked.folder is not None:
         mark = fingerprint(plan.loaded, plan.inputs, plan.choice.specs, plan.interventions, asked)
-        store = Unfinished(asked.out, mark)
+        store = Unfinished(asked.folder, mark)
     try:
         with settled(asked.seed, deterministic=asked.deterministic, device=plan.loaded.device):
             report = _run(plan, store)
@@ -81,8 +80,8 @@ def analyze(
         if store is not None:
             store.abandon()
         raise
-    if asked.out is not None and store is not None:
-        report.save(asked.out, replace=True)
+    if asked.folder is not None and store is not None:
+        report.save(asked.folder, replace=True)
         store.finish()
     return report
 
@@ -101,8 +100,8 @@ def prepare(
             "edit: use keep='map'"
         )
     check_backend(options.kernels)
-    if options.out is not None:
-        check_output(options.out)
+    if options.folder is not None:
+        check_output(options.folder)
     loaded = load(model, device=options.device, dtype=options.dtype)
     if not places(loaded.model):
         raise UsageError(f"{loaded.name} was asked; it has no attention layers: give a transformer")

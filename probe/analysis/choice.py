@@ -33,7 +33,7 @@ class Choice:
     @property
     def specs(self) -> list[str]:
         """Every spec, in order."""
-        return [one.spec for one in (*self.metrics, *self.experiments)]
+        return [metric.spec for metric in self.metrics] + [one.spec for one in self.experiments]
 
 
 def choose(metrics: object) -> Choice:

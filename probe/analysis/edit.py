@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from probe.seam.session import Session
 @contextmanager
 def edit(
     model: object,
-    interventions: Sequence[Any],
+    interventions: object,
     *,
     prompts: Sequence[Prompt] | None = None,
     kernels: str | None = None,

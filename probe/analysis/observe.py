@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,10 +13,10 @@ from probe.analysis.edit import spans_of
 from probe.analysis.guard import FiniteGuard
 from probe.analysis.keep_map import MapKeeper
 from probe.analysis.keep_qk import QkKeeper
-from probe.analysis.options import Keep, Mode
+from probe.analysis.options import mode_of
 from probe.analysis.records import model_record
 from probe.errors import ReportError, UsageError
-from probe.interventions.base import EditsBlocks, EditsCall, PhaseChoice
+from probe.interventions.base import EditsBlocks, EditsCall
 from probe.metrics.answering import answers, reordered
 from probe.metrics.base import CellKey
 from probe.models import LoadedModel, as_loaded
@@ -33,7 +33,7 @@ from probe.terms import HeadId
 class OfPhase:
     """An observer that lets another see the calls of one phase."""
 
-    def __init__(self, observer: Any, phase: PhaseChoice) -> None:
+    def __init__(self, observer: Any, phase: str) -> None:
         self.observer, self.phase = observer, phase
 
     def want(self, call: AttentionCall) -> Want:
@@ -76,7 +76,7 @@ class Run:
     """
 
     def __init__(
-        self, loaded: LoadedModel, observers: dict[str, Any], session: Session, phase: PhaseChoice | None
+        self, loaded: LoadedModel, observers: dict[str, Any], session: Session, phase: str | None
     ) -> None:
         self.loaded = loaded
         self.session = session
@@ -213,12 +213,12 @@ class Run:
 def observe(
     model: object,
     metrics: object = None,
-    interventions: Sequence[Any] = (),
-    mode: Mode | None = None,
+    interventions: object = (),
+    mode: str | None = None,
     *,
-    keep: Keep = "none",
+    keep: str = "none",
     kernels: str | None = None,
-    phase: Literal["prefill", "decode"] | None = None,
+    phase: str | None = None,
 ) -> Run:
     """Watch a model's heads while somebody uses it.
 
@@ -260,7 +260,7 @@ def observe(
     if phase is not None:
         watching = [OfPhase(one, phase) for one in watching]
     observers = [FiniteGuard(), tally, *watching]
-    session = Session(loaded.model, observers, edits, mode=mode, kernels=kernels)
+    session = Session(loaded.model, observers, edits, mode=mode_of(mode), kernels=kernels)
     return Run(loaded, {"metrics": choice.metrics, "keeper": keeper, "tally": tally}, session, phase)
 
 

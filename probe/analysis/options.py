@@ -8,8 +8,6 @@ from typing import Any, Literal
 from probe.errors import UnknownNameError, UsageError
 
 Progress = Callable[[int, int, str], None]  # done, total, what
-Keep = Literal["none", "map", "qk"]
-Mode = Literal["fused", "shadow"]
 
 _CHOICES = {"mode": ("fused", "shadow"), "keep": ("none", "map", "qk"), "on_unseen": ("error", "note")}
 _POSITIVE = ("max_tokens", "chunk", "batch_size")
@@ -39,9 +37,9 @@ class AnalyzeOptions:
         on_unseen: Attention layers that never reached the seam are an ``error``, or a ``note`` in the report.
     """
 
-    mode: Mode = "fused"
-    out: Path | None = None
-    keep: Keep = "none"
+    mode: str = "fused"
+    out: str | Path | None = None
+    keep: str = "none"
     device: str | None = None
     dtype: str | None = None
     max_tokens: int | None = None
@@ -54,7 +52,7 @@ class AnalyzeOptions:
     by_prompt: bool = True
     command: str | None = None
     progress: Progress | None = None
-    on_unseen: Literal["error", "note"] = "error"
+    on_unseen: str = "error"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -73,8 +71,6 @@ class AnalyzeOptions:
             )
         if self.keep != "none" and self.out is None:
             raise UsageError(f"keep={self.keep!r} was asked without a folder to keep it in; give out=DIR")
-        if self.out is not None:
-            object.__setattr__(self, "out", Path(self.out))
 
     @classmethod
     def of(cls, options: "AnalyzeOptions | None", changes: dict[str, Any]) -> "AnalyzeOptions":
@@ -85,7 +81,23 @@ class AnalyzeOptions:
                 raise UnknownNameError.of("option of analyze", name, known)
         return replace(options or cls(), **changes)
 
+    @property
+    def folder(self) -> Path | None:
+        """`out` as a path."""
+        return None if self.out is None else Path(self.out)
+
     def report_progress(self, done: int, total: int, what: str) -> None:
         """Tell whoever asked how far the run is."""
         if self.progress is not None:
             self.progress(done, total, what)
+
+
+def mode_of(mode: str | None) -> Literal["fused", "shadow"] | None:
+    """A mode as the seam takes it; raises `UsageError` for another word."""
+    if mode is None:
+        return None
+    if mode == "fused":
+        return "fused"
+    if mode == "shadow":
+        return "shadow"
+    raise UsageError(f"mode={mode!r} was asked; it is one of fused, shadow")

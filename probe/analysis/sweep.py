@@ -12,7 +12,7 @@ from probe.analysis.inputs import Inputs, Item
 from probe.analysis.keep_map import MapKeeper
 from probe.analysis.keep_qk import QkKeeper, to_folder
 from probe.analysis.numbering import Numbering
-from probe.analysis.options import AnalyzeOptions
+from probe.analysis.options import AnalyzeOptions, mode_of
 from probe.analysis.resume import Unfinished
 from probe.errors import UnseenLayersError
 from probe.metrics.base import Cell, CellKey, Metric
@@ -53,8 +53,8 @@ class Sweep:
         self.numbering = Numbering()
         self.maps = MapKeeper() if options.keep == "map" else None
         self.parts = None
-        if options.keep == "qk" and options.out is not None:
-            self.parts = QkKeeper(to_folder(options.out, self._numbered))
+        if options.keep == "qk" and options.folder is not None:
+            self.parts = QkKeeper(to_folder(options.folder, self._numbered))
 
     def run(self, store: Unfinished | None) -> Found:
         """Run what is not finished yet, fold every metric, and say what was seen."""
@@ -70,7 +70,11 @@ class Sweep:
             observers = [FiniteGuard(), *self.metrics, *(k for k in (self.maps, self.parts) if k is not None)]
             options = self.options
             with Session(
-                self.runner.model, observers, self.interventions, mode=options.mode, kernels=options.kernels
+                self.runner.model,
+                observers,
+                self.interventions,
+                mode=mode_of(options.mode),
+                kernels=options.kernels,
             ) as session:
                 for number, batch in enumerate(batches[len(before) :], len(before)):
                     options.report_progress(done, self.inputs.n_prompts, "prompts")
@@ -118,10 +122,10 @@ class Sweep:
             metric.cells = {self.numbering(key): cell for key, cell in metric.cells.items()}
             keys |= metric.cells.keys()
             cells |= metric.cells
-        if self.maps is not None and self.options.out is not None:
+        if self.maps is not None and self.options.folder is not None:
             renamed = {key: self.numbering(key) for key in self.maps.maps}
             keys |= set(renamed.values())
-            self.maps.save(self.options.out, renamed)
+            self.maps.save(self.options.folder, renamed)
         if self.parts is not None:
             keys |= {self.numbering(key) for key in self.parts.forget()}
         self.numbering.finish(keys)

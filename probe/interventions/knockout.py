@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from probe_kernels.types import BlockEdit, Edits
 from torch import Tensor
 
-from probe.interventions.base import PhaseChoice
 from probe.interventions.span import SpanChoice, checked, members
 from probe.interventions.target import Target
 from probe.seam.call import AttentionCall
@@ -64,7 +63,7 @@ def knockout(
     *,
     layers: Iterable[int] | None = None,
     tower: str | None = None,
-    phase: PhaseChoice = "both",
+    phase: str = "both",
 ) -> Knockout:
     """Forbid attention from a span's queries to another span's keys, and renormalise.
 

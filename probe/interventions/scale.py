@@ -7,7 +7,6 @@ import torch
 from probe_kernels.types import Attended
 
 from probe.errors import UsageError
-from probe.interventions.base import PhaseChoice
 from probe.interventions.target import Target
 from probe.seam.call import AttentionCall
 from probe.terms import HeadId
@@ -40,11 +39,11 @@ class Scale:
 
 def scale(
     heads: Iterable[str | HeadId] | None = None,
-    alpha: float = 1.0,
+    alpha: float | int = 1.0,
     *,
     layers: Iterable[int] | None = None,
     tower: str | None = None,
-    phase: PhaseChoice = "both",
+    phase: str = "both",
 ) -> Scale:
     """Multiply a head's output z by `alpha` (2 doubles what it writes, 0 is `zero`, -1 reverses it).
 

@@ -9,7 +9,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from probe.errors import UnknownNameError, UsageError
-from probe.interventions.base import PhaseChoice
 from probe.seam.call import AttentionCall, Place
 from probe.terms import HeadId
 
@@ -24,7 +23,7 @@ class Target:
     heads: tuple[HeadId, ...] | None = None
     layers: tuple[int, ...] | None = None
     tower: str | None = None
-    phase: PhaseChoice = "both"
+    phase: str = "both"  # prefill, decode or both
     control_seed: int | None = None
 
     @classmethod
@@ -33,7 +32,7 @@ class Target:
         heads: Iterable[str | HeadId] | None,
         layers: Iterable[int] | None,
         tower: str | None,
-        phase: PhaseChoice,
+        phase: str,
     ) -> "Target":
         """Read what a user typed; raises `UsageError` on a head, layer or phase that cannot be one."""
         if phase not in ("prefill", "decode", "both"):

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from probe_kernels.types import Attended
 
-from probe.interventions.base import PhaseChoice
 from probe.interventions.target import Target
 from probe.seam.call import AttentionCall
 from probe.terms import HeadId
@@ -39,7 +38,7 @@ def zero(
     *,
     layers: Iterable[int] | None = None,
     tower: str | None = None,
-    phase: PhaseChoice = "both",
+    phase: str = "both",
 ) -> Zero:
     """Set a head's output z to zero (zero ablation; Michel, Levy & Neubig 2019, arXiv:1905.10650).
 

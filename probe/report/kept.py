@@ -45,14 +45,11 @@ class Rules:
 
     def visible(self, query: Mapping[str, np.ndarray], key: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """True where the query sees the key, ``[query, key]``; None where the mask hides nothing."""
-        seen: np.ndarray | None = None
-        for word in self.all_of:
-            one = _apply(word, query, key)
-            seen = one if seen is None else np.logical_and(seen, one)
+        parts = [_apply(word, query, key) for word in self.all_of]
         if self.any_of:
-            some: np.ndarray = np.stack([_apply(word, query, key) for word in self.any_of]).any(0)
-            seen = some if seen is None else np.logical_and(seen, some)
-        return seen
+            some = [_apply(word, query, key) for word in self.any_of]
+            parts.append(np.asarray(np.stack(some).any(0)))
+        return np.asarray(np.stack(parts).all(0)) if parts else None
 
 
 def _apply(word: str, query: Mapping[str, np.ndarray], key: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -64,17 +61,19 @@ def _apply(word: str, query: Mapping[str, np.ndarray], key: Mapping[str, np.ndar
     name, number = match[1], int(match[2] or 0)
     q, k = query["pos"][:, None], key["pos"][None]
     if name == "causal":
-        return np.asarray(k <= q)
-    if name == "within":
-        return np.asarray(q - k < number)
-    if name == "near":
-        return np.asarray(abs(q - k) <= number)
-    if name == "same_chunk":
-        return np.asarray(q // number == k // number)
-    if name == "first":
-        return np.asarray(k < number) & np.ones_like(q, dtype=bool)
-    segment = key["segment"][None]
-    return np.asarray((query["segment"][:, None] == segment) & (segment >= 0))
+        seen = k <= q
+    elif name == "within":
+        seen = q - k < number
+    elif name == "near":
+        seen = abs(q - k) <= number
+    elif name == "same_chunk":
+        seen = q // number == k // number
+    elif name == "first":
+        seen = (k < number) & (q == q)
+    else:
+        segment = key["segment"][None]
+        seen = (query["segment"][:, None] == segment) & (segment >= 0)
+    return np.asarray(seen)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,9 @@ class KeptLayer:
         arrays = [part.arrays[name] for part in self.parts]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
-    def rows(self, head: int, queries: slice | Sequence[int], keys: slice = slice(None)) -> np.ndarray:
+    def rows(
+        self, head: int, queries: slice | Sequence[int] | np.ndarray, keys: slice = slice(None)
+    ) -> np.ndarray:
         """The pattern of one head, float32 ``[query, key]``; `queries` and `keys` number the kept rows and keys.
 
         Raises:
@@ -170,7 +171,7 @@ class KeptLayer:
         counts = np.minimum(edges + width, n_keys) - edges
         for start in range(0, len(wanted), _ROWS):
             chosen = wanted[start : start + _ROWS]
-            sums = np.add.reduceat(self.rows(head, list(chosen), keys), edges, axis=1, dtype=np.float64)
+            sums = np.add.reduceat(self.rows(head, chosen, keys), edges, axis=1, dtype=np.float64)
             np.add.at(out, (np.arange(len(chosen)) + start) // step, sums / counts)
         rows = np.minimum(np.arange(len(out)) * step + step, len(wanted)) - np.arange(len(out)) * step
         return (out / rows[:, None]).astype(np.float32)

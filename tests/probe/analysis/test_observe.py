@@ -188,7 +188,7 @@ def test_announced_spans_reach_interventions():
 def test_wrong_use_says_what_to_do():
     """Experiments, unknown choices, empty reports and rows that were not kept are errors with advice."""
     model = llama()
-    with pytest.raises(UsageError, match="probe.analyze"):
+    with pytest.raises(UsageError, match="use probe"):
         probe.observe(model, ["retrieval"])
     with pytest.raises(UsageError, match="keep"):
         probe.observe(model, keep="all")

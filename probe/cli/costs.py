@@ -1,7 +1,5 @@
 """What an analysis would cost: the answer of ``--dry-run``."""
 
-from dataclasses import asdict
-
 from probe.analysis.forecast import Forecast
 from probe.cli.view import console, print_json
 
@@ -9,16 +7,16 @@ from probe.cli.view import console, print_json
 def show_forecast(found: Forecast, *, as_json: bool) -> None:
     """Print tokens, bytes and minutes, for a reader or as one JSON object."""
     if as_json:
-        print_json({"schema": 1, "forecast": asdict(found)})
+        print_json({"schema": 1, "forecast": found.to_dict()})
         return
     out = console()
-    out.print(f"{found.tokens} tokens, about {minutes(found.seconds)}")
-    out.print(
-        f"model {size(found.bytes_model)}, peak {size(found.bytes_peak)}, files {size(found.bytes_output)}"
-    )
+    out.print(f"{found.tokens} tokens in {found.prompts} prompts: about {minutes(found.seconds)}")
+    model, peak, files = size(found.bytes_model), size(found.bytes_peak), size(found.bytes_output)
+    out.print(f"model {model}, memory above it at most about {peak}, files {files}")
+    out.print(f"from {found.note}")
 
 
-def size(n_bytes: float) -> str:
+def size(n_bytes: int | float) -> str:
     """Bytes as a reader takes them in.
 
     >>> size(512), size(1_500_000), size(2.4e9)

@@ -27,11 +27,12 @@ def metrics(
         ]
         print_json({"schema": 1, "metrics": rows})
         return
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
-    table = Table(
-        "metric", "what it measures", "unit", "paper", box=None, header_style="bold", pad_edge=False
-    )
+    out = console()
+    wide = max(len(info.name) for info in infos) + 2
     for info in infos:
-        table.add_row(clean(info.name), clean(info.summary), clean(info.unit), clean(info.paper))
-    console().print(table)
+        facts = f"{clean(info.unit)}; {clean(info.paper)}"
+        out.print(Text.assemble((f"{clean(info.name):<{wide}}", "bold"), facts))
+        out.print(Padding(clean(info.summary), (0, 0, 0, wide)))

@@ -38,9 +38,11 @@ def run(command: Runnable, argv: list[str]) -> int:
     if not debug:
         sys.excepthook = _unforeseen
     try:
-        return int(command.main(argv, "probe", standalone_mode=False) or 0)
+        code = int(command.main(argv, "probe", standalone_mode=False) or 0)
+        # typer turns Ctrl-C into this code by itself.
+        return _interrupted() if code == INTERRUPTED else code
     except (typer.Abort, KeyboardInterrupt):
-        return say("interrupted; what was finished before is kept", INTERRUPTED)
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -55,6 +57,10 @@ def run(command: Runnable, argv: list[str]) -> int:
         if debug or size is None:
             raise
         return say(f"memory ran out{size}; use --max-tokens, --chunk or a smaller --dtype", FAILED)
+
+
+def _interrupted() -> int:
+    return say("interrupted; what was finished before is kept", INTERRUPTED)
 
 
 def say(sentence: str, code: int) -> int:

@@ -10,10 +10,11 @@ from probe.cli.view import clean, console
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on standard error; the function takes (done, total, what) and may be called from the work itself."""
+    """A bar on standard error, where that is a terminal; the function takes (done, total, what) from the work."""
+    out = console(stderr=True)
     what = TextColumn("{task.description}", markup=False)
     columns = (what, BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
         task = bars.add_task("", total=None, visible=False)
 
         def report(done: int, total: int, what: str) -> None:

@@ -12,10 +12,11 @@ RESAMPLES = 2000
 def bootstrap(answer: Answer, level: float = 0.95, seed: int = 0) -> xr.DataArray:
     """Percentile bootstrap interval per head over prompts: axes (bound, layer, head), in the metric's unit.
 
-    Each resample draws as many prompts as there are and takes their mean: weighed by the coordinate ``weight`` of
-    `Answer.by_prompt` where it has one (so that long prompts count as in the head map), else all alike. Values that
-    are undefined in a prompt do not count. Attributes state level, prompts, resamples and weighing, and in ``note``
-    why an interval is missing. Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13.
+    Each resample draws as many prompts as there are and takes their mean: weighed by the coordinate
+    ``weight`` of `Answer.by_prompt` where it has one (so that long prompts count as in the head map), else
+    all alike. Values that are undefined in a prompt do not count. Attributes state level, prompts,
+    resamples and weighing, and in ``note`` why an interval is missing. Efron & Tibshirani, An Introduction
+    to the Bootstrap, 1993, ch. 13.
 
     Raises:
         ReportError: the level is not between 0 and 1, or the answer keeps no values per prompt.

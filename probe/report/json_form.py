@@ -1,8 +1,9 @@
 """A report as one JSON object, schema 1: what ``--json`` prints.
 
-Each entry of ``metrics`` is one head map with its ``tower``. The key is the spec as typed; where a metric was
-measured in several towers, the decoder's map has that key and the others have ``KEY@TOWER``. Undefined values are
-null, rows are cut to the heads that a layer has, and token maps are left out: they live in the files of a saved report.
+Each entry of ``metrics`` is one head map with its ``tower``. The key is the spec as typed; where a metric
+was measured in several towers, the decoder's map has that key and the others have ``KEY@TOWER``. Undefined
+values are null, rows are cut to the heads that a layer has, and token maps are left out: they live in the
+files of a saved report.
 """
 
 import math

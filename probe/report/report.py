@@ -24,8 +24,9 @@ from probe.report.sharing import without_text
 class Report:
     """Answers of one run with their provenance, and the prompts unless the report is text-free.
 
-    ``report["entropy"]`` is the head map of a metric: axes (layer, head), in the metric's unit. A key is the spec
-    as typed (``"sink:n=4"``); a bare name will do where it is unambiguous, ``"entropy@encoder"`` names a tower.
+    ``report["entropy"]`` is the head map of a metric: axes (layer, head), in the metric's unit. A key is
+    the spec as typed (``"sink:n=4"``); a bare name will do where it is unambiguous, ``"entropy@encoder"``
+    names a tower.
     """
 
     def __init__(

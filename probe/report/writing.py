@@ -1,8 +1,9 @@
 """Writing a report: ``report.json``, ``arrays.safetensors`` and, unless text-free, ``prompts.jsonl``.
 
-Arrays are named ``<metric>/<tower>/<map>``. ``report.json`` describes each (axes, coordinates, unit) and holds
-the sha256 of the arrays' file, so that files of two runs are never mixed. A folder that does not exist yet appears
-whole or not at all; in an existing folder each file is replaced whole and ``report.json`` comes last.
+Arrays are named ``<metric>/<tower>/<map>``. ``report.json`` describes each (axes, coordinates, unit) and
+holds the sha256 of the arrays' file, so that files of two runs are never mixed. A folder that does not
+exist yet appears whole or not at all; in an existing folder each file is replaced whole and ``report.json``
+comes last.
 """
 
 import hashlib

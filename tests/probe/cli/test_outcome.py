@@ -62,7 +62,14 @@ def test_another_runtime_error_is_not_taken_for_memory() -> None:
         run(_Command(RuntimeError("shapes do not match")), [])
 
 
-_BROKEN = "import sys; from probe.cli.outcome import run\nclass C:\n def main(self, *a, **k): raise KeyError('x')\nsys.exit(run(C(), []))"
+_BROKEN = """
+import sys
+from probe.cli.outcome import run
+class Broken:
+    def main(self, *given, **options):
+        raise KeyError('x')
+sys.exit(run(Broken(), []))
+"""
 
 
 @pytest.mark.parametrize(("debug", "lines"), [("", 1), ("1", 4)])

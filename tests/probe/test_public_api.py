@@ -1,0 +1,45 @@
+"""What ``import probe`` promises."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+import pytest
+
+import probe
+
+ROOMS = [name for _, name, package in pkgutil.iter_modules(probe.__path__, "probe.") if package]
+
+
+def test_every_promised_name_can_be_imported() -> None:
+    """And nothing else is reachable by a slip of the pen."""
+    for name in probe.__all__:
+        assert not isinstance(getattr(probe, name), ModuleType), name
+    assert set(dir(probe)) == set(probe.__all__)
+    with pytest.raises(AttributeError, match="analyse"):
+        _ = probe.analyse  # type: ignore[attr-defined]
+
+
+def test_promised_verbs_are_functions_whatever_was_imported_before() -> None:
+    """``probe.analyze`` is a function even where a module of that name was imported first."""
+    for verb in ("analyze", "observe", "edit", "forecast", "capture"):
+        if verb in probe.__all__:
+            home = importlib.import_module(probe._WHERE[verb])
+            assert callable(getattr(probe, verb)), home.__name__
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_rooms_list_is_what_it_has(room: str) -> None:
+    """``__all__`` of every room names what can be imported from it, once."""
+    module = importlib.import_module(room)
+    promised = getattr(module, "__all__", [])
+    assert len(promised) == len(set(promised))
+    for name in promised:
+        assert hasattr(module, name), f"{room} promises {name}"
+
+
+def test_every_public_thing_says_what_it_is() -> None:
+    """Each promised name has a docstring of its own."""
+    for name in set(probe.__all__) - {"__version__"}:
+        thing = getattr(probe, name)
+        assert (getattr(thing, "__doc__", "") or "").strip(), name

@@ -1,14 +1,13 @@
 """The glossary: axis words, head names, towers and the spec grammar. Imports nothing heavy.
 
 Axis words, everywhere in this order: ``prompt, tower, layer, head`` (``kv_head`` for key/value heads),
-``token``, ``query_pos`` (rows of a pattern), ``key_pos`` (columns), ``d_head``, ``d_model``, ``span``,
-``block``.
+``token``, ``query_pos`` (rows of a pattern), ``key_pos`` (columns), ``d_head``, ``d_model``, ``span``, ``block``.
 
-- *scores*: q·k × scale, softcapped and biased, before the softmax. - *pattern*: after the softmax; a row
-sums to 1, less the mass of a learned sink. - *z*: a head's output before W_O (``d_head`` wide). *head_out*:
-z through its slice of W_O (``d_model`` wide). - *visible key*: a key that the mask lets a query see.
-*real*: not padding. - *tower*: one stack of attention layers: ``decoder``, ``encoder``, ``cross``,
-``vision``, ``audio``.
+- *scores*: q·k × scale, softcapped and biased, before the softmax.
+- *pattern*: after the softmax; a row sums to 1, less the mass of a learned sink.
+- *z*: a head's output before W_O (``d_head`` wide). *head_out*: z through its slice of W_O (``d_model`` wide).
+- *visible key*: a key that the mask lets a query see. *real*: not padding.
+- *tower*: one stack of attention layers: ``decoder``, ``encoder``, ``cross``, ``vision``, ``audio``.
 """
 
 import re

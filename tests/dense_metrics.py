@@ -1,0 +1,162 @@
+"""Metrics by brute force: plain loops over the dense float64 pattern of one prompt, for comparison."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.stats import kurtosis
+
+from probe.testing import Sample
+
+Row = tuple[float, float]  # total and weight of one head in one prompt
+
+
+def pattern(
+    sample: Sample, layer: int, window: int | None = None, sinks: torch.Tensor | None = None
+) -> np.ndarray:
+    """The pattern ``[head, query_pos, key_pos]``; rows sum to one less the learned sink's share."""
+    q, k = sample.query[layer].double(), sample.key[layer].double()
+    k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
+    s = sample.scale * q @ k.transpose(1, 2)
+    n = sample.length
+    gap = torch.arange(n)[:, None] - torch.arange(n)[None]
+    seen = (gap >= 0) & (gap < (window or n + 1))
+    e = torch.where(seen, s, -torch.inf).exp()
+    total = e.sum(-1, keepdim=True)
+    if sinks is not None:
+        total = total + sinks.double().exp()[:, None, None]
+    return (e / total).numpy()
+
+
+class Dense:
+    """One head's pattern with what its prompt knows."""
+
+    def __init__(self, p: np.ndarray, sample: Sample, window: int | None, head: int, layer: int) -> None:
+        self.p, self.sample = p, sample
+        self.n = len(p)
+        self.tokens = sample.tokens.tolist()
+        self.sees = [[j for j in range(i + 1) if window is None or i - j < window] for i in range(self.n)]
+        kv = head // (sample.query.shape[1] // sample.key.shape[1])
+        self.v = sample.value[layer, kv].double().numpy()
+
+    def sink_mass(self, i: int) -> float:
+        return 1 - self.p[i].sum()
+
+
+def _rows(score: Callable[[Dense, int], float | None]) -> Callable[[Dense], Row]:
+    def total(d: Dense) -> Row:
+        found = [one for one in (score(d, i) for i in range(d.n)) if one is not None]
+        return sum(found), len(found)
+
+    return total
+
+
+def _h(values: list[float]) -> float:
+    return -sum(x * math.log(x) for x in values if x > 1e-12)
+
+
+def _entropy(d: Dense, i: int) -> float:
+    return _h([*d.p[i], d.sink_mass(i)])
+
+
+def _normalized(d: Dense, i: int) -> float | None:
+    outcomes = len(d.sees[i]) + (d.sink_mass(i) > 1e-9)
+    return None if len(d.sees[i]) == 1 else _entropy(d, i) / math.log(outcomes)
+
+
+def _sink(n: int) -> Callable[[Dense, int], float | None]:
+    return lambda d, i: None if len(d.sees[i]) <= n else float(sum(d.p[i, j] for j in d.sees[i][:n]))
+
+
+def received_map(d: Dense) -> np.ndarray:
+    """Attention received per query that can see the token."""
+    return np.array([d.p[:, j].sum() / sum(j in d.sees[i] for i in range(d.n)) for j in range(d.n)])
+
+
+def future_map(d: Dense, lo: int, hi: int) -> np.ndarray:
+    """Mean attention from queries in the horizon."""
+    out = np.full(d.n, np.nan)
+    for j in range(d.n):
+        got = [d.p[i, j] for i in range(d.n) if lo <= i - j <= hi and j in d.sees[i]]
+        out[j] = np.mean(got) if got else np.nan
+    return out
+
+
+def waad_map(d: Dense, window: int) -> np.ndarray:
+    """Clipped distance of each query."""
+    return np.array([sum(d.p[i, j] * min(i - j, window) for j in range(i + 1)) for i in range(d.n)])
+
+
+def _mean_of(values: np.ndarray) -> Row:
+    known = values[~np.isnan(values)]
+    return float(known.sum()), len(known)
+
+
+def _match(d: Dense, i: int, after: bool) -> list[int]:
+    if after:
+        return [j for j in range(1, i + 1) if d.tokens[j - 1] == d.tokens[i] and j in d.sees[i]]
+    return [j for j in range(i) if d.tokens[j] == d.tokens[i] and j in d.sees[i]]
+
+
+def _detector(after: bool, matched: bool) -> Callable[[Dense], Row]:
+    def total(d: Dense) -> Row:
+        mass = sum(float(sum(d.p[i, j] for j in _match(d, i, after))) for i in range(d.n))
+        rows = sum(bool(_match(d, i, after)) for i in range(d.n))
+        return mass, float(rows) if matched else float(d.p.sum())
+
+    return total
+
+
+def _span(name: str) -> Callable[[Dense, int], float | None]:
+    def score(d: Dense, i: int) -> float | None:
+        inside = [j for j, flag in enumerate(d.sample.spans[name].tolist()) if flag]
+        return float(d.p[i, inside].sum()) if inside and i > max(inside) else None
+
+    return score
+
+
+TOKEN_MAPS: dict[str, Callable[[Dense], np.ndarray]] = {
+    "received": received_map,
+    "future_influence:lo=1,hi=4": lambda d: future_map(d, 1, 4),
+    "future_influence": lambda d: future_map(d, 10, 100),
+    "waad": lambda d: waad_map(d, 10),
+    "waad:window=3": lambda d: waad_map(d, 3),
+    "value_norm": lambda d: np.linalg.norm(d.v, axis=-1),
+}
+
+ORACLES: dict[str, Callable[[Dense], Row]] = {
+    "entropy": _rows(_entropy),
+    "entropy:normalized=true": _rows(_normalized),
+    "sink": _rows(_sink(1)),
+    "sink:n=3": _rows(_sink(3)),
+    "received": lambda d: (float(kurtosis(received_map(d))), 1.0),
+    **{name: (lambda d, m=m: _mean_of(m(d))) for name, m in TOKEN_MAPS.items() if name != "received"},
+    "distance": _rows(lambda d, i: float(sum(d.p[i, j] * (i - j) for j in range(i + 1)))),
+    "previous_token": _rows(lambda d, i: float(d.p[i, i - 1]) if i else None),
+    "duplicate_token": _detector(after=False, matched=False),
+    "duplicate_token:norm=matched": _detector(after=False, matched=True),
+    "induction": _detector(after=True, matched=False),
+    "induction:norm=matched": _detector(after=True, matched=True),
+    "max_prob": _rows(lambda d, i: float(d.p[i].max())),
+    "effective_keys": _rows(lambda d, i: float(d.p[i].sum() ** 2 / (d.p[i] ** 2).sum())),
+    "span_mass:span=middle": _rows(_span("middle")),
+    "span_mass:span=none": _rows(_span("none")),
+    "head_output_norm": _rows(lambda d, i: float(np.linalg.norm(d.p[i] @ d.v))),
+}
+
+
+def expected(spec: str, prompts: list[Sample], window: int | None, sinks: torch.Tensor | None) -> np.ndarray:
+    """The head map that `spec` must have, ``[layer, head]``."""
+    layers, heads = prompts[0].query.shape[:2]
+    out = np.full((layers, heads), np.nan)
+    for layer in range(layers):
+        patterns = [pattern(one, layer, window, sinks) for one in prompts]
+        for head in range(heads):
+            rows = [
+                ORACLES[spec](Dense(p[head], one, window, head, layer))
+                for p, one in zip(patterns, prompts, strict=True)
+            ]
+            weight = sum(row[1] for row in rows)
+            out[layer, head] = sum(row[0] for row in rows) / weight if weight else np.nan
+    return out

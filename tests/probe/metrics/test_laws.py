@@ -1,0 +1,42 @@
+"""Every metric keeps every law."""
+
+from functools import partial
+
+import pytest
+
+from probe.metrics import METRICS, make
+from probe.metrics.making import parameters
+from probe.testing import LAWS
+
+# A metric with parameters is held to the laws at another value as well; a new metric is covered without an entry.
+OTHER_VALUES = {
+    "entropy": ["entropy:normalized=true"],
+    "sink": ["sink:n=3"],
+    "future_influence": ["future_influence:lo=1,hi=4"],
+    "waad": ["waad:window=3"],
+    "local_global": ["local_global:fraction=0.5"],
+    "duplicate_token": ["duplicate_token:norm=matched"],
+    "induction": ["induction:norm=matched"],
+    "span_mass": ["span_mass:span=middle", "span_mass:span=none"],
+}
+
+
+def specs() -> list[str]:
+    plain = [
+        name
+        for name, one in METRICS.items()
+        if not any(p.default is p.empty for p in parameters(one).values())
+    ]
+    return [*plain, *(spec for more in OTHER_VALUES.values() for spec in more)]
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("spec", specs())
+def test_law(spec: str, law: str) -> None:
+    """The law holds for the metric."""
+    LAWS[law](partial(make, spec))
+
+
+def test_every_metric_is_held_to_the_laws() -> None:
+    """No name of the table is left out."""
+    assert {spec.partition(":")[0] for spec in specs()} == set(METRICS)

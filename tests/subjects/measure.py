@@ -36,6 +36,7 @@ class Tally:
     """An observer that keeps the statistics of every call."""
 
     rows: list[Row] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
     def want(self, call: AttentionCall) -> Want:
         everything = torch.zeros(1, call.size[2], dtype=torch.int16)
@@ -74,9 +75,13 @@ def run(
     model: nn.Module, inputs: Inputs, mode: str | None = None, tally: Tally | None = None
 ) -> dict[str, Tensor]:
     """One forward, observed where a mode is given; its float outputs by name."""
-    session = Session(model, [tally or Tally()], mode=mode) if mode else nullcontext()  # type: ignore[arg-type]
-    with torch.no_grad(), session:
+    if mode is None:
+        with torch.no_grad():
+            return outputs(model(**inputs))
+    tally = tally or Tally()
+    with torch.no_grad(), Session(model, [tally], mode=mode) as session:  # type: ignore[arg-type]
         output = model(**inputs)
+        tally.unseen = session.unseen_layers
     return outputs(output)
 
 

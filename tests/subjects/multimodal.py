@@ -179,6 +179,7 @@ SUBJECTS = [
             },
         ),
         paligemma,
+        unseen=("model.vision_tower.head.attention",),
         towers=("vision", "decoder"),
         features=("bidirectional prefix", "image"),
     ),

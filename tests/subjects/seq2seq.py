@@ -44,14 +44,15 @@ def translator(name: str, prefix: str, entries: dict[str, object], **properties:
 
 
 SUBJECTS = [
-    translator("t5", "T5", T5, features=("position bias",)),
-    translator("mt5", "MT5", T5, features=("position bias",)),
-    translator("umt5", "UMT5", T5, features=("position bias in each layer",)),
+    translator("t5", "T5", T5, gain=0.8, features=("position bias",)),
+    translator("mt5", "MT5", T5, gain=0.8, features=("position bias",)),
+    translator("umt5", "UMT5", T5, gain=0.8, features=("position bias in each layer",)),
     translator(
         "switch",
         "SwitchTransformers",
         {**T5, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
         cache=False,
+        gain=0.8,
         features=("position bias", "moe"),
     ),
     translator("bart", "Bart", BART),

@@ -105,6 +105,12 @@ SUBJECTS = [
             "n_layers_per_attn_res_block": 1,
         },
         config="Inkling2TextConfig",
+        unseen=(
+            "model.final_input",
+            "model.layers.0.mlp_input",
+            "model.layers.1.attention_input",
+            "model.layers.1.mlp_input",
+        ),
         family="special",
         features=("sinks keyword", "position bias", "window"),
     ),

@@ -47,6 +47,8 @@ class Subject:
     features: tuple[str, ...] = ()
     bypass: bool = False  # at least one attention layer never reaches the registry
     fallback: Literal["all", "some", "none"] = "all"  # which layers of a bypassing model can still be seen
+    gain: float = 1.2  # spread of the linear weights; lower where scores are not scaled by the head width
+    unseen: tuple[str, ...] = ()  # attention that is not over tokens, or not through the registry
     padding: bool = True  # takes an attention_mask with left padding
     cache: bool = True  # continues from a KV cache
     cache_padding: bool = True  # continues from a KV cache with left padding, without help from generate()
@@ -57,7 +59,7 @@ class Subject:
         """The model in eval mode, float32, with the same weights at every call."""
         torch.manual_seed(0)
         model = self.make()
-        sharpen(model)
+        sharpen(model, self.gain)
         return model.eval().requires_grad_(False)
 
     def inputs(
@@ -70,18 +72,18 @@ class Subject:
         return self.name
 
 
-def sharpen(model: nn.Module) -> None:
+def sharpen(model: nn.Module, gain: float) -> None:
     """Redraw the weights so that scores, biases and sinks are of order one."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for module in model.modules():
             for name, weight in module.named_parameters(recurse=False):
-                spread = _spread(module, name, weight)
+                spread = _spread(module, name, weight, gain)
                 if spread is not None:
                     weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
 
-def _spread(module: nn.Module, name: str, weight: Tensor) -> float | None:
+def _spread(module: nn.Module, name: str, weight: Tensor, gain: float) -> float | None:
     kind = type(module).__name__
     if name in {"sinks", "sink", "attn_sink"}:
         return 1.0
@@ -90,7 +92,7 @@ def _spread(module: nn.Module, name: str, weight: Tensor) -> float | None:
     if kind == "Conv1D":  # GPT-2's transposed linear
         return float(weight.shape[0] ** -0.5) if name == "weight" else 0.1
     if isinstance(module, nn.Linear):
-        return 1.2 * float(weight.shape[1] ** -0.5) if name == "weight" else 0.1
+        return gain * float(weight.shape[1] ** -0.5) if name == "weight" else 0.1
     if weight.ndim == 3 and "proj" in name:  # fused experts
         return float(max(weight.shape[1:]) ** -0.5)
     return None

@@ -122,10 +122,20 @@ SUBJECTS = [
     viewer("dinov2-registers", "Dinov2WithRegisters"),
     viewer("dinov3-vit", "DINOv3ViT"),
     viewer("ijepa", "IJepa"),
-    viewer("siglip-vision", "SiglipVision", features=("pooling head outside the registry",)),
+    viewer(
+        "siglip-vision",
+        "SiglipVision",
+        unseen=("head.attention",),
+        features=("pooling head outside the registry",),
+    ),
     viewer("clip-vision", "CLIPVision"),
     pair("clip", "CLIP", features=("causal text tower",)),
-    pair("siglip", "Siglip", features=("pooling head outside the registry",)),
+    pair(
+        "siglip",
+        "Siglip",
+        unseen=("vision_model.head.attention",),
+        features=("pooling head outside the registry",),
+    ),
     Subject(
         "whisper",
         "audio",

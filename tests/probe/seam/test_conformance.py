@@ -54,6 +54,7 @@ def test_fused_outputs_and_statistics_equal_the_models_own(subject: Subject) -> 
     assert drift(native, fused, subject, inputs) <= LOGITS
     assert statistics_error(tally.rows, eager_weights(model, inputs)) <= STATISTICS
     assert {row.tower for row in tally.rows} == set(subject.towers)
+    assert tally.unseen == sorted(subject.unseen)
 
 
 @pytest.mark.parametrize("subject", SEEN, ids=str)
@@ -104,6 +105,37 @@ def test_generate_works_and_everything_is_restored(subject: Subject) -> None:
     assert state(model) == before
 
 
+WAYS = {
+    "beams": {"num_beams": 2},
+    "static cache": {"cache_implementation": "static", "disable_compile": True},
+    "no cache": {"use_cache": False},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "prefill in chunks": {"prefill_chunk_size": 5},
+    "two answers": {"num_return_sequences": 2, "num_beams": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gpt-oss", "deepseek-v3", "t5gemma"])
+def test_every_way_to_generate_gives_the_same_tokens(name: str, way: str) -> None:
+    """Beams, static caches, assisted decoding and chunked prefill all reach the seam and come out unchanged."""
+    subject = SUBJECTS[name]
+    if subject.kind == "seq2seq" and way in ("prompt lookup", "prefill in chunks"):
+        way = "beams"
+    model = subject.model()
+    inputs = subject.inputs(
+        model, 1 if way == "prompt lookup" else 2, 12, left_padding=way != "prompt lookup"
+    )
+    wanted = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, **WAYS[way]}
+    native, before = model.generate(**inputs, **wanted), state(model)
+    for mode in ("fused", "shadow"):
+        tally = Tally()
+        with Session(model, [tally], mode=mode):
+            assert torch.equal(native, model.generate(**inputs, **wanted))
+        assert tally.rows
+    assert state(model) == before
+
+
 @pytest.mark.parametrize("subject", ALL[::9], ids=str)
 @pytest.mark.parametrize("mode", ["fused", "shadow"])
 def test_an_error_in_an_observer_leaves_nothing_behind(subject: Subject, mode: str) -> None:
@@ -133,7 +165,7 @@ def test_bypassing_models_fall_back_or_name_the_layers(subject: Subject) -> None
         model, {**inputs, "output_attentions": True}
     )  # lets transformers install the hooks that it never removes
     before, tally = state(model), Tally()
-    with Session(model, [tally], mode="shadow") as session, torch.no_grad():
+    with Session(model, [tally], mode=_mode(subject)) as session, torch.no_grad():
         observed = model(**inputs)
         unseen, seen = session.unseen_layers, session.census
         if subject.fallback == "none":

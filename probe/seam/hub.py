@@ -21,6 +21,7 @@ from probe.seam.call import Activation, AttentionCall, Batch, Place
 from probe.seam.fallback import Fallback
 from probe.seam.forwards import Forward, Forwards
 from probe.seam.masks import LazyMask, MaskSpec
+from probe.seam.observer import ModelObserver
 from probe.seam.places import attention_modules, places
 from probe.seam.points import attach as attach_points
 from probe.seam.switch import AttentionFunction, Switched, register_fused, shadow, switchable
@@ -130,6 +131,9 @@ class Hub:
             switched.fuse(self.model)
         else:
             self._undo.append(shadow(self.model, shadow_attention, see_mask))
+        for observer in self._observers():
+            if isinstance(observer, ModelObserver):
+                self._undo.append(observer.prepare(self.model))
         wanted = frozenset(point for o in self._observers() for point in getattr(o, "points", ()))
         if wanted:
             self._undo.append(

@@ -1,8 +1,10 @@
 """Who looks through the seam: anything that wants statistics of calls, or activations, or both."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from probe_kernels.types import Attended, Want
+from torch import nn
 
 from probe.seam.call import Activation, AttentionCall, Point
 
@@ -28,3 +30,11 @@ class PointObserver(Protocol):
 
     def activation(self, seen: Activation) -> None:
         """Take one activation."""
+
+
+@runtime_checkable
+class ModelObserver(Protocol):
+    """Looks at the model itself as well, for instance at its weights."""
+
+    def prepare(self, model: nn.Module) -> Callable[[], None]:
+        """Told the model when its attention is switched; what is returned is called when it is restored."""

@@ -47,6 +47,7 @@ class Subject:
     features: tuple[str, ...] = ()
     bypass: bool = False  # at least one attention layer never reaches the registry
     fallback: Literal["all", "some", "none"] = "all"  # which layers of a bypassing model can still be seen
+    partly: bool = False  # bypasses with some layers, and reaches the registry with the others
     gain: float = 1.2  # spread of the linear weights; lower where scores are not scaled by the head width
     unseen: tuple[str, ...] = ()  # attention that is not over tokens, or not through the registry
     padding: bool = True  # takes an attention_mask with left padding

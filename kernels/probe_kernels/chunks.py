@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar, cast
 
 import torch
@@ -22,7 +23,7 @@ class Edge:
     keys: slice
     visible: Tensor
 
-    @property
+    @cached_property
     def hidden(self) -> Tensor:
         """The complement of `visible`."""
         return ~self.visible
@@ -76,11 +77,20 @@ class Chunk:
 
     def count_visible(self) -> Tensor:
         """Number of visible keys, int64 ``[b, rows]``."""
-        device = self.edges[0].visible.device if self.edges else None
-        count = torch.full((1, self.n_rows), self.n_keys, device=device)
-        for edge in self.edges:
-            count = count - edge.hidden.sum(-1)
-        return count
+
+        def make() -> Tensor:
+            device = self.edges[0].visible.device if self.edges else None
+            count = torch.full((1, self.n_rows), self.n_keys, device=device)
+            for edge in self.edges:
+                count = count - edge.hidden.sum(-1)
+            return count
+
+        return self.once("count", make)
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Whether some row sees no key at all."""
+        return bool(self.edges) and self.once("empty", lambda: int(self.count_visible().min()) == 0)
 
 
 class Ground:
@@ -112,15 +122,15 @@ class Ground:
         for start in range(0, self.n_query, size):
             yield self.chunk(slice(start, min(start + size, self.n_query)), align)
 
-    def cuts(self, area: int, most: int) -> list[slice]:
-        """Chunks of up to `most` rows, so that rows · keys in reach stays below `area` where that can be."""
+    def cuts(self, area: int, most: int, least: int) -> list[slice]:
+        """Chunks of `least` to `most` rows, so that rows · keys in reach stays below `area` where that can be."""
         cuts, start = [], 0
         while start < self.n_query:
             size = min(most, self.n_query - start)
             width = self._width(slice(start, start + size))
             fit = area // width
             if fit < size:
-                size = max(1, fit // 8 * 8 if fit > 8 else fit)
+                size = min(size, max(least, fit // 8 * 8))
             cuts.append(slice(start, start + size))
             start += size
         return cuts

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from probe_kernels import over_queries, tally
+from probe_kernels import lanes, over_queries, tally
 from probe_kernels.block import HIDDEN, Block, Inputs
 from probe_kernels.chunks import Chunk, Edge
 from probe_kernels.lane_rows import Rows
@@ -57,7 +57,6 @@ class Lane:
         self.inputs = inputs
         self.ledger = ledger
         self.real = ledger.real is None
-        self.buffers: list[Tensor] = []
         lean = {
             "lse",
             "entropy",
@@ -100,9 +99,7 @@ class Lane:
         rows, d = group * chunk.n_rows, self.inputs.key.shape[3]
         width = 0 if self.inputs.value is None else self.inputs.value.shape[3]
         sizes = (rows * n, rows * n, rows * d, rows * width)
-        if not self.buffers or any(one.numel() < size for one, size in zip(self.buffers, sizes, strict=True)):
-            self.buffers = [self.inputs.key.new_empty(size) for size in sizes]
-        s, p, q, z = (one[:size] for one, size in zip(self.buffers, sizes, strict=True))
+        s, p, q, z = lanes.scratch(sizes, self.inputs.dtype)
         shape = group, chunk.n_rows
         return Frame(
             chunk,

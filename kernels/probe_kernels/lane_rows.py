@@ -20,8 +20,7 @@ class Rows:
         sums = inputs.key.new_empty(4, batch, heads, inputs.group * chunk.n_rows)
         self.top, self.most, self.mean, self.behind = sums.unbind(0)
         self.distances = behind_of(ledger, chunk) if ledger.want.distance and ledger.causal else None
-        hides = bool(chunk.edges) and int(chunk.count_visible().min()) == 0
-        self.may_be_empty = hides or ledger.scores.bias is not None
+        self.may_be_empty = chunk.may_be_empty or ledger.scores.bias is not None
 
     def add(self, p: Tensor, s: Tensor, b: int, head: int) -> None:
         """One block's sums; the scores are overwritten."""
@@ -61,9 +60,13 @@ class Rows:
             out.sink_mass[:, :, rows] = sink_mass
         if out.lse is not None:
             out.lse[:, :, rows] = lse
-        if out.entropy is not None:
+        plain = sink_mass is None and not self.may_be_empty
+        if out.entropy is not None and plain:
+            out.entropy[:, :, rows] = (lse - self.mean.view(shape)).clamp_min_(0.0)
+        elif out.entropy is not None:
             where = slice(0, batch), slice(0, heads), rows
             out.entropy[:, :, rows] = spread_of(self.ledger, where, lse, self.mean.view(shape), sink_mass)
         if out.distance is not None and self.distances is not None:
-            mass = mass_of(lse, sink_mass)
-            out.distance[:, :, rows] = self.behind.view(shape) + mass * self.distances[1][:, None]
+            ahead = self.distances[1][:, None]
+            ahead = ahead if plain else mass_of(lse, sink_mass) * ahead
+            out.distance[:, :, rows] = self.behind.view(shape) + ahead

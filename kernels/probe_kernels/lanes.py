@@ -7,12 +7,14 @@ with other work on the machine every barrier waits for the slowest core. One thr
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier, Lock
+from threading import Barrier, Lock, local
 
 import torch
 
 _lock = Lock()
 _pools: dict[int, ThreadPoolExecutor] = {}
+_own = local()
+_KEPT_BYTES = 2**25  # scratch memory that a thread keeps between calls
 MOST = 16  # more lanes than this would wait for Python's interpreter lock
 
 
@@ -34,6 +36,20 @@ def run(tasks: Sequence[Callable[[], None]]) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+def scratch(sizes: Sequence[int], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Uninitialised memory of these lengths, on the CPU; this thread's next call gets the same memory again.
+
+    Fresh memory would cost a page fault per 4 kB in every call.
+    """
+    total = sum(sizes)
+    memory: torch.Tensor | None = getattr(_own, "memory", None)
+    if memory is None or memory.dtype != dtype or memory.numel() < total or memory.is_inference():
+        with torch.inference_mode(False):
+            memory = torch.empty(total + total // 4, dtype=dtype, device="cpu")
+        _own.memory = memory if memory.nbytes <= _KEPT_BYTES else None
+    return list(memory[:total].split_with_sizes(list(sizes)))
 
 
 def _quietly(task: Callable[[], None], inference: bool) -> None:

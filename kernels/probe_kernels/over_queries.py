@@ -16,21 +16,21 @@ def count(ledger: Ledger, chunk: Chunk) -> None:
     if out.visible is not None:
         out.visible[:, chunk.rows] = chunk.count_visible().to(out.visible.device)
     if out.seen_by is not None:
-        out.seen_by[:, chunk.keys] += _seen(ledger, chunk, slice(0, chunk.n_keys), None)
+        real = None if ledger.real is None else ledger.real[:, chunk.rows, None]
+        out.seen_by[:, chunk.keys] += chunk.n_rows if real is None else real.sum(1)
+        for edge in chunk.edges:
+            out.seen_by[:, edge.keys] -= (edge.hidden if real is None else edge.hidden & real).sum(1)
     for band in ledger.want.bands:
         columns, inside = _band(ledger, chunk, band)
         if columns.start < columns.stop:
             out.band_seen_by[band][:, chunk.storage(columns)] += _seen(ledger, chunk, columns, inside)
 
 
-def _seen(ledger: Ledger, chunk: Chunk, columns: slice, inside: Tensor | None) -> Tensor | int:
-    seen = chunk.visible(columns) if chunk.edges or inside is not None else None
-    if inside is not None and seen is not None:
-        seen = seen.to(inside.device) & inside
-    real = None if ledger.real is None else ledger.real[:, chunk.rows, None]
-    if seen is None:
-        return chunk.n_rows if real is None else real.sum(1)
-    return (seen if real is None else seen & real).sum(1)
+def _seen(ledger: Ledger, chunk: Chunk, columns: slice, inside: Tensor) -> Tensor:
+    seen = chunk.visible(columns).to(inside.device) & inside
+    if ledger.real is not None:
+        seen = seen & ledger.real[:, chunk.rows, None]
+    return seen.sum(1)
 
 
 def _band(ledger: Ledger, chunk: Chunk, band: tuple[int, int]) -> tuple[slice, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probe_kernels.block import HIDDEN, Inputs
 from probe_kernels.chunks import Chunk, Edge, Ground
-from probe_kernels.sweep import form
+from probe_kernels.form import form
 from probe_kernels.types import Edits, Layout, Scores
 
 _BLOCK_NUMBERS = 2**22

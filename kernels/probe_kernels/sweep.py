@@ -6,9 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from probe_kernels import lanes, over_queries, tally
-from probe_kernels.block import Block, Inputs, edit_scores, edited, normalise
-from probe_kernels.chunks import Chunk, Ground
+from probe_kernels import gradient, lanes, over_queries, tally
+from probe_kernels.block import Block, Inputs
+from probe_kernels.chunks import Ground
+from probe_kernels.form import form
 from probe_kernels.lane import Lane
 from probe_kernels.ledger import Ledger
 from probe_kernels.types import Attended, Edits, Layout, Scores, Want
@@ -17,6 +18,7 @@ from probe_kernels.values import add_parts, weigh
 _BLOCK_NUMBERS = 2**21  # numbers in one block of the plain path: 8 MB in float32
 _LANE_NUMBERS = 3 * 2**18  # numbers in one block of a lane
 _LANE_ROWS = 128  # queries of a chunk at most: a causal chunk computes half its own square for nothing
+_LANE_STACK = 64  # stacked rows of a chunk at least, however many keys: fewer make the products slow
 _WORTH = 2**16  # smaller calls than this (per key head) are quicker as one batched product
 
 
@@ -27,33 +29,39 @@ def attend(
 
     `n_lanes` forces the plain path (0) or that many lanes; None chooses.
     """
+    edits = edits if edits and (edits.scores or edits.probs) else None
+    z = None
+    if edits is None and gradient.needed(scores):
+        if want.z:
+            ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
+            z = gradient.z_with_gradient(Inputs.of(scores), ground, _rows_at_once(scores))
+        scores, want = gradient.detached(scores), replace(want, z=False)
     inputs = Inputs.of(scores)
     ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
     ledger = Ledger(scores, ground, want, inputs.dtype)
     if n_lanes is None:
-        n_lanes = lanes.count() if _suits_lanes(inputs, want, edits) else 0
-    z = _in_lanes(inputs, ledger, n_lanes) if n_lanes else _plain(inputs, ledger, edits or Edits())
+        n_lanes = lanes.count() if edits is None and _suits_lanes(inputs, want) else 0
+    own = _in_lanes(inputs, ledger, n_lanes) if n_lanes else _plain(inputs, ledger, edits or Edits())
     out = ledger.close()
-    out.z = z
+    out.z = own if z is None else z
     return out
 
 
-def _suits_lanes(inputs: Inputs, want: Want, edits: Edits | None) -> bool:
+def _rows_at_once(scores: Scores) -> int:
+    batch, heads = scores.query.shape[:2]
+    return max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
+
+
+def _suits_lanes(inputs: Inputs, want: Want) -> bool:
     scores = inputs.scores
     n_query, n_key = scores.query.shape[2], scores.key.shape[2]
-    if scores.query.device.type != "cpu" or want.rows or (edits and (edits.scores or edits.probs)):
+    if scores.query.device.type != "cpu" or want.rows:
         return False
     if n_query < 16 or inputs.group * n_query * n_key < _WORTH:
         return False
     tensors = [scores.query, scores.key, *(() if scores.value is None else (scores.value,))]
-    if torch.is_grad_enabled() and any(one.requires_grad for one in (*tensors, *_extras(scores))):
-        return False
     # NaN and infinity need the plain path's care not to leak from hidden keys.
     return all(bool(one.sum(dtype=inputs.dtype).isfinite()) for one in tensors)
-
-
-def _extras(scores: Scores) -> list[Tensor]:
-    return [one for one in (scores.sinks, scores.bias, scores.alibi) if one is not None]
 
 
 def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
@@ -63,7 +71,7 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
     if ledger.want.z and value is not None:
         z = value.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
     most = max(16, min(_LANE_ROWS, 4 * _LANE_ROWS // group, n // (4 * n_lanes)) // 16 * 16)
-    cuts = ledger.ground.cuts(_LANE_NUMBERS // group, most)
+    cuts = ledger.ground.cuts(_LANE_NUMBERS // group, most, least=-(-_LANE_STACK // group))
     n_lanes = min(n_lanes, len(cuts))
     ledgers = [ledger, *(ledger.sibling() for _ in range(n_lanes - 1))]
     turns = [
@@ -82,10 +90,8 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
 
 def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
     scores, want = inputs.scores, ledger.want
-    batch, heads, _, _ = scores.query.shape
-    size = max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
     zs = []
-    for chunk in ledger.ground.chunks(size, want.table or 1):
+    for chunk in ledger.ground.chunks(_rows_at_once(scores), want.table or 1):
         over_queries.count(ledger, chunk)
         block = form(inputs, ledger.ground, chunk, edits)
         if want.z:
@@ -98,16 +104,6 @@ def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
     if not want.z or scores.value is None:
         return None
     return torch.cat(zs, dim=2).to(scores.value.dtype)
-
-
-def form(inputs: Inputs, ground: Ground, chunk: Chunk, edits: Edits) -> Block:
-    """The block of a chunk for the whole batch and every head, edits applied."""
-    batch, heads = inputs.scores.query.shape[:2]
-    s = inputs.raw(chunk, ground.layout.query_pos, ground.layout.key_pos)
-    s = edit_scores(s, chunk, edits)
-    every = slice(0, heads)
-    block = normalise(s, chunk, slice(0, batch), every, inputs.sinks(every, chunk.rows))
-    return edited(block, edits) if edits.probs else block
 
 
 def _detached(block: Block) -> Block:

@@ -11,7 +11,7 @@ import numpy as np
 from probe.errors import UsageError
 from probe.experiments.base import Progress
 from probe.experiments.copying import copy_scores
-from probe.experiments.decoding import Step, decode, stops_at
+from probe.experiments.decoding import decode, stops_at
 from probe.experiments.retrieval_answer import Outcome, not_applicable, retrieval_answer
 from probe.experiments.rouge import rouge1_recall
 from probe.metrics.base import MetricInfo
@@ -130,13 +130,12 @@ class Retrieval:
     def _run_one(self, model: LoadedModel, test: _Test, stop: Callable[[int], bool]) -> Outcome:
         prompt, needle = test.prompt, test.hidden.needle
         found = prompt.spans["answer"]
-        located = needle.answer in "".join(
-            s for s, inside in zip(prompt.str_tokens, found, strict=True) if inside
-        )
+        # All of the answer's words must be in the tokens that count as the answer; else scores would be silent zeros.
+        located = rouge1_recall(needle.answer, _text(model, np.asarray(prompt.tokens)[found].tolist())) == 1.0
         steps = decode(
             model, prompt, limit=len(_answer_tokens(model, needle.answer)) + EXTRA_STEPS, stop=stop
         )
-        response = _text(model, steps)
+        response = _text(model, [step.token for step in steps])
         heads = {layer: len(top) for step in steps for layer, top in step.top.items()}
         return Outcome(
             id=prompt.id,
@@ -156,9 +155,9 @@ def _answer_tokens(model: LoadedModel, answer: str) -> list[int]:
     return list(tokenizer(" " + answer, add_special_tokens=False)["input_ids"])
 
 
-def _text(model: LoadedModel, steps: Sequence[Step]) -> str:
+def _text(model: LoadedModel, tokens: Sequence[int]) -> str:
     tokenizer: Any = model.tokenizer
-    return str(tokenizer.decode([step.token for step in steps], skip_special_tokens=True))
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _cannot(model: LoadedModel, style: str) -> str | None:

@@ -1,12 +1,13 @@
 """``probe.observe``: metrics on any forward of a model, ``generate()`` included, for as long as a block lasts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from probe_kernels.types import Attended, Want
+from torch import nn
 
 from probe.analysis.choice import check_backend, check_interventions, choose, require_places
 from probe.analysis.edit import spans_of
@@ -25,6 +26,7 @@ from probe.report import Report
 from probe.report.kept import KeptLayer, map_array
 from probe.report.provenance import Provenance, utc_now
 from probe.seam.call import AttentionCall
+from probe.seam.observer import ModelObserver
 from probe.seam.places import places
 from probe.seam.session import Session
 from probe.terms import HeadId
@@ -45,6 +47,10 @@ class OfPhase:
         """Pass on calls of the phase."""
         if call.phase == self.phase:
             self.observer.update(call, attended)
+
+    def prepare(self, model: nn.Module) -> Callable[[], None]:
+        """Tell the other the model, if it asks for it."""
+        return self.observer.prepare(model) if isinstance(self.observer, ModelObserver) else lambda: None
 
 
 class _Tally:

@@ -92,6 +92,11 @@ class FoldMetric:
         self.spec = self.info.name + (":" + ",".join(typed) if typed else "")
         self.cells: dict[CellKey, Cell] = {}
 
+    @property
+    def own(self) -> str:
+        """A name for statistics that no other metric shares, not even another of the same spec."""
+        return f"{self.spec} {id(self)}"
+
     def asks(self, call: AttentionCall) -> Want:
         """The statistics needed of a call that fits; `need` unless overridden."""
         return self.need

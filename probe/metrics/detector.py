@@ -43,7 +43,7 @@ class TokenDetector(RowMetric):
 
     def asks(self, call: AttentionCall) -> Want:
         """Mass on the target, and the mass of each row."""
-        return Want(z=False, matches={self.spec: self._match(call)}) | mass_want(call)
+        return Want(z=False, matches={self.own: self._match(call)}) | mass_want(call)
 
     def weight(self, call: AttentionCall, attended: Attended) -> Tensor:
         """The row's mass, or 1 for a row with a match and 0 for others."""
@@ -53,14 +53,12 @@ class TokenDetector(RowMetric):
 
     def score(self, call: AttentionCall, attended: Attended) -> Tensor:
         """Mass of each row on the target."""
-        return attended.matches[self.spec]
+        return attended.matches[self.own]
 
     def take(self, call: AttentionCall, attended: Attended) -> None:
         """Fold the rows, and count those that have a match."""
         super().take(call, attended)
-        matched = (
-            (self._matched.of(call, self._match(call)) & call.query_real).sum(-1).cpu().double()
-        )
+        matched = (self._matched.of(call, self._match(call)) & call.query_real).sum(-1).cpu().double()
         rows = call.query_real.sum(-1).cpu().double()
         for row in range(len(rows)):
             cell = self.cell(call, row)

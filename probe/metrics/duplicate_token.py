@@ -54,4 +54,4 @@ class DuplicateToken(TokenDetector):
 
     def score(self, call: AttentionCall, attended: Attended) -> RowStat:
         """Mass on the query's token, itself left out."""
-        return (attended.matches[self.spec] - attended.offsets[0]).clamp_min(0.0)
+        return (attended.matches[self.own] - attended.offsets[0]).clamp_min(0.0)

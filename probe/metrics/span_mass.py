@@ -47,6 +47,13 @@ class SpanMass(RowMetric):
         self.span = span
         self._last: tuple[AttentionCall, Tensor] | None = None
 
+    def applies(self, call: AttentionCall) -> str | None:
+        """Only where the spans of the sequences are known."""
+        unknown = (
+            None if call.batch.spans else "the spans of these sequences are not known here (see announce)"
+        )
+        return super().applies(call) or unknown
+
     def asks(self, call: AttentionCall) -> Want:
         """Mass on the span's keys."""
         inside = self._inside(call)
@@ -55,7 +62,7 @@ class SpanMass(RowMetric):
             inside.gather(1, index.clamp(0, inside.shape[1] - 1)) & (index >= 0) & (index < inside.shape[1])
         )
         groups = torch.where(member, 0, -1).to(call.layout.key_pos.device, torch.int16)
-        return Want(z=False, key_groups={self.spec: groups})
+        return Want(z=False, key_groups={self.own: groups})
 
     def rows(self, call: AttentionCall, attended: Attended) -> Tensor:
         """Real rows after the last token of the span; none where the span is empty."""
@@ -66,7 +73,7 @@ class SpanMass(RowMetric):
 
     def score(self, call: AttentionCall, attended: Attended) -> RowStat:
         """Mass of each row on the span."""
-        groups = attended.key_groups[self.spec]
+        groups = attended.key_groups[self.own]
         return groups[..., 0] if groups.shape[-1] else groups.new_zeros(groups.shape[:-1])
 
     def _inside(self, call: AttentionCall) -> Tensor:
@@ -76,7 +83,7 @@ class SpanMass(RowMetric):
         return self._last[1]
 
     def _read(self, call: AttentionCall) -> Tensor:
-        spans = call.batch.spans or ({},) * call.size[0]
+        spans = call.batch.spans
         for number, named in zip(call.batch.prompts, spans, strict=True):
             if self.span not in named:
                 raise UnknownNameError(

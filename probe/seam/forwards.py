@@ -139,6 +139,7 @@ class Forwards:
             self._encoded = forward.encoder = batch
         elif prefix:
             forward.encoder = self._encoder_batch(kwargs, batch)
+            forward.batch = replace(batch, spans=())  # the spans announced are those of the encoder's text
         return forward
 
     def _batch(

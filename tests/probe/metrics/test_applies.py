@@ -106,6 +106,20 @@ def test_an_unknown_span_is_refused_with_the_nearest() -> None:
         watch(make("span_mass:span=al"), call())
 
 
+def test_unknown_spans_are_not_empty_spans() -> None:
+    """Where nobody said what the spans are (generated text, a decoder beside an encoder), the metric is silent."""
+    seen = call()
+    assert not applies("span_mass:span=all", replace(seen, batch=replace(seen.batch, spans=())))
+
+
+def test_two_metrics_of_one_spec_watch_together() -> None:
+    """Nested observations may ask for the same metric; their wants do not collide."""
+    seen = call()
+    for spec in ("induction", "span_mass:span=all", "waad"):
+        want = make(spec).want(seen) | make(spec).want(seen)
+        assert len(want.matches) in (0, 2)
+
+
 def test_nan_is_refused_with_the_layer() -> None:
     """NaN in the activations is an error that names the module, never a silent gap."""
     bad = call()

@@ -37,7 +37,7 @@ def capture(
     queries: PositionsLike = None,
     keys: PositionsLike = None,
     *,
-    mode: Literal["shadow", "fused"] = "shadow",
+    mode: str = "shadow",
     max_bytes: int = 2**30,
     to: str | Path | None = None,
     generate: int | None = None,
@@ -94,7 +94,7 @@ def capture(
         for item, one in zip(items, axes, strict=True):
             observer = CaptureObserver(ask, one, store, numbering, fused=mode == "fused")
             notes += _run(runner, item, observer, generate)
-            store.label({slot: _labels(slot, observer, mode) for slot in store.open_slots})
+            store.label({slot: _labels(slot, observer) for slot in store.open_slots})
             numbering.next_item()
         return store.finish(tuple(dict.fromkeys(notes)))
 
@@ -124,6 +124,8 @@ def _run(runner: Runner, item: Item, observer: CaptureObserver, generate: int | 
     model = runner.model
     mode: Literal["shadow", "fused"] = "fused" if observer.fused else "shadow"
     with Session(model, [observer], mode=mode) as session, out_of_memory("a capture", item.n_tokens):
+        # An edit that is in force makes the whole model fused, whatever was asked here.
+        observer.fused = session.mode == "fused"
         undo = observer.attach(model)
         try:
             inputs = runner.tensors([item])
@@ -134,7 +136,15 @@ def _run(runner: Runner, item: Item, observer: CaptureObserver, generate: int | 
                 observer.axes = observer.axes.generated(sequences, runner.loaded.tokenizer)
         finally:
             undo()
-        return [*session.notes, *observer.notes]
+        return [*session.notes, *observer.notes, *_edit_notes(session, observer)]
+
+
+def _edit_notes(session: Session, observer: CaptureObserver) -> list[str]:
+    interventions = [one for member in session.hub.members for one in member.interventions]
+    edited = any(hasattr(one, "edits") for one in interventions)
+    if not edited or "scores" not in observer.ask.what:
+        return []
+    return ["scores are those before the edits in force; pattern, lse and z are those after them"]
 
 
 def _generate(runner: Runner, inputs: dict[str, Any], new_tokens: int) -> Tensor:
@@ -144,8 +154,8 @@ def _generate(runner: Runner, inputs: dict[str, Any], new_tokens: int) -> Tensor
         return decode(**inputs, **greedy, return_dict_in_generate=False)
 
 
-def _labels(slot: Slot, observer: CaptureObserver, mode: str) -> Labels:
+def _labels(slot: Slot, observer: CaptureObserver) -> Labels:
     row = observer.numbering.row(slot.tower, slot.prompt)
     query = observer.axes.axis(slot.tower, "query", row)
     key = observer.axes.axis(slot.tower, "key", row)
-    return Labels(query.tokens, key.tokens, {"mode": mode})
+    return Labels(query.tokens, key.tokens, {"mode": "fused" if observer.fused else "shadow"})

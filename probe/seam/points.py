@@ -40,6 +40,9 @@ class _Feed:
             return
         if value.ndim == 2:  # vision towers that work on packed patches
             value = value[None]
+        if value.ndim != 3:
+            found = f"block {place.module!r} works on {list(value.shape)}, not on [batch, token, d_model]"
+            raise CaptureError(_missing(self.model, point, found))
         start = self._start(now, place, point, int(value.shape[1]))
         phase = "prefill" if now.step == 0 else "decode"
         self.sink(Activation(place, now, phase, point, value, start))  # type: ignore[arg-type]

@@ -78,11 +78,16 @@ def weigh(
         scores = score_block(part, call.layout, rows, slice(0, n_key))
         lse = torch.logsumexp(scores, dim=-1)
         if part.sinks is not None:
-            lse = torch.logaddexp(lse, part.sinks.float()[:, None].expand_as(lse))
+            lse = torch.logaddexp(lse, _sinks(part.sinks, rows).expand_as(lse))
         asked = scores[..., cut.keys.to(scores.device)]
         for name, made in parts.items():
             made.append(lse if name == "lse" else asked if name == "scores" else _probability(asked, lse))
     return {name: torch.cat(made, dim=2) for name, made in parts.items()}
+
+
+def _sinks(sinks: Tensor, rows: Tensor) -> Tensor:
+    """Sink logits of some rows, for all sequences or for each."""
+    return sinks.float()[:, None] if sinks.ndim == 1 else sinks[:, :, rows.to(sinks.device)].float()
 
 
 def _probability(scores: Tensor, lse: Tensor) -> Tensor:
@@ -95,7 +100,9 @@ def of_heads(scores: Scores, heads: list[int]) -> Scores:
     if heads == list(range(n_heads)):
         return replace(scores, value=None)
     group = n_heads // scores.key.shape[1]
-    bias = scores.bias
+    bias, sinks = scores.bias, scores.sinks
+    if sinks is not None:
+        sinks = sinks[heads] if sinks.ndim == 1 else sinks[:, heads]
     if bias is not None and bias.ndim >= 3 and bias.shape[-3] > 1:
         bias = bias[..., heads, :, :]
     return replace(
@@ -104,7 +111,7 @@ def of_heads(scores: Scores, heads: list[int]) -> Scores:
         key=scores.key[:, [head // group for head in heads]],
         value=None,
         bias=bias,
-        sinks=None if scores.sinks is None else scores.sinks[heads],
+        sinks=sinks,
         alibi=None if scores.alibi is None else scores.alibi[heads],
     )
 

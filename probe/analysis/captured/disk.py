@@ -18,15 +18,14 @@ from probe.analysis.captured.pieces import Labels, Piece, Slot
 from probe.analysis.files import replace_file
 from probe.errors import BudgetError, OutputError
 
-_SHARD_BYTES = 2**26
+SHARD_BYTES = 2**26  # a shard is written once it holds so much
 
 
 class DiskStore:
-    """Writes pieces to shards of about `shard_bytes` in an empty folder; memory holds one shard at most."""
+    """Writes pieces to shards of about `SHARD_BYTES` in an empty folder; memory holds one shard at most."""
 
-    def __init__(self, folder: str | Path, needed: int, shard_bytes: int = _SHARD_BYTES) -> None:
+    def __init__(self, folder: str | Path, needed: int) -> None:
         self.folder = Path(folder)
-        self._shard_bytes = shard_bytes
         self._buffer: dict[str, np.ndarray] = {}
         self._bytes = 0
         self._written: list[str] = []
@@ -63,7 +62,7 @@ class DiskStore:
         pieces.append({"shard": self._shard_name(), "key": key, **shape, **extent})
         self._buffer[key] = np.ascontiguousarray(piece.values)
         self._bytes += piece.values.nbytes
-        if self._bytes >= self._shard_bytes:
+        if self._bytes >= SHARD_BYTES:
             self._flush()
 
     def label(self, slot_labels: dict[Slot, Labels]) -> None:

@@ -32,7 +32,7 @@ class Positions:
     asked: slice | tuple[int, ...] | tuple[str, ...] | None
 
     @classmethod
-    def of(cls, side: str, asked: PositionsLike) -> "Positions":
+    def of(cls, side: str, asked: object) -> "Positions":
         """Read what a user gave; raises `UsageError` on anything but a slice, indices or span names."""
         if asked is None:
             return cls(side, None)

@@ -1,6 +1,6 @@
 """What `capture` gives back: labelled arrays by name, apart by prompt, tower and layer where they must be."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,13 +25,7 @@ class Source(Protocol):
         """One array, labelled; lazy where it lies on the disk."""
 
 
-class NotCapturedError(UnknownNameError, KeyError):
-    """A name that was not captured; a `KeyError` as well, as mappings have it."""
-
-    __str__ = Exception.__str__
-
-
-class Captured(Mapping[str, xr.DataArray]):
+class Captured:
     """Captured arrays by name: ``maps["pattern"]`` has axes (layer, head, query_pos, key_pos).
 
     A name's layers are stacked where they are equal in shape and labels. Where there are several prompts or
@@ -62,6 +56,13 @@ class Captured(Mapping[str, xr.DataArray]):
 
     def __len__(self) -> int:
         return len(set(self))
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+    def keys(self) -> list[str]:
+        """The names that were captured."""
+        return list(self)
 
     def __repr__(self) -> str:
         layers = len({(slot.tower, slot.layer) for slot in self._slots})
@@ -104,11 +105,11 @@ class Captured(Mapping[str, xr.DataArray]):
     def _of(self, name: str) -> list[Slot]:
         slots = sorted(slot for slot in self._slots if slot.name == name)
         if not slots:
-            raise NotCapturedError.of("captured array", name, list(self))
+            raise UnknownNameError.of("captured array", name, list(self))
         return slots
 
-    def _only(self, keep: object) -> "Captured":
-        return Captured(self._source, self.notes, [slot for slot in self._slots if keep(slot)])  # type: ignore[operator]
+    def _only(self, keep: Callable[[Slot], bool]) -> "Captured":
+        return Captured(self._source, self.notes, [slot for slot in self._slots if keep(slot)])
 
     def _stacked(self, name: str, slots: list[Slot]) -> xr.DataArray:
         arrays = [self._source.array(slot) for slot in slots]

@@ -12,6 +12,7 @@ from torch import nn
 
 import probe
 from probe.analysis.captured import Captured
+from probe.analysis.captured.positions import Positions
 from probe.errors import CaptureError, UnknownNameError, UsageError
 from probe.prompts import Prompt
 
@@ -249,14 +250,22 @@ def test_a_gated_z_is_said_and_still_sums_to_the_output() -> None:
     assert any("changes z before W_O" in note for note in maps.notes)
 
 
-def test_an_edit_in_force_is_seen() -> None:
-    """Under probe.edit, the pattern and z that are captured are the edited ones."""
+@pytest.mark.parametrize("mode", ["shadow", "fused"])
+def test_an_edit_in_force_is_seen(mode: Any) -> None:
+    """Under probe.edit the pattern and z that are captured are the edited ones, in either mode."""
     model = native("llama")
-    before = probe.capture(model, prompt(), ["z"], [0], [1], mode="fused")
-    with probe.edit(model, [probe.interventions.zero(heads=["L0.H1"])]):
-        after = probe.capture(model, prompt(), ["z"], [0], [1], mode="fused")
-    assert float(abs(before["z"]).max()) > 0
-    assert float(abs(after["z"]).max()) == 0
+    names = ["pattern", "scores", "lse", "z"]
+    before = probe.capture(model, prompt(), names, [0], mode=mode)
+    with probe.edit(model, [probe.interventions.knockout(queries="all", keys=(0, 3), heads=["L0.H1"])]):
+        after = probe.capture(model, prompt(), names, [0], mode=mode)
+    cut, kept = after["pattern"].sel(layer=0, head=1), after["pattern"].sel(layer=0, head=2)
+    assert float(before["pattern"].sel(head=1, key_pos=slice(0, 2)).max()) > 0
+    assert float(cut.sel(key_pos=slice(0, 2)).max()) == 0
+    np.testing.assert_allclose(cut.sel(query_pos=slice(3, None)).sum("key_pos").values, 1.0, atol=1e-5)
+    np.testing.assert_allclose(kept.values, before["pattern"].sel(layer=0, head=2).values, atol=1e-6)
+    z = cut.values @ probe.capture(model, prompt(), ["v"], [0])["v"].values[0, 0]
+    np.testing.assert_allclose(after["z"].sel(layer=0, head=1).values[3:], z[3:], rtol=1e-4, atol=1e-4)
+    assert any("before the edits" in note for note in after.notes)
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -293,7 +302,6 @@ def test_bfloat16_is_widened_without_loss() -> None:
         ({"queries": [10]}, UsageError, "there are 10 tokens"),
         ({"queries": slice(3, 3)}, UsageError, "none of the 10 tokens"),
         ({"keys": slice(None, None, -1)}, UsageError, "forwards"),
-        ({"keys": [1.5]}, UsageError, "give a slice"),
         ({"mode": "quick"}, UsageError, "'shadow' and 'fused'"),
         ({"generate": 0}, UsageError, "at least 1"),
     ],
@@ -304,6 +312,13 @@ def test_what_does_not_exist_is_refused(
     """Unknown arrays, layers, heads, spans and positions are refused before anything is captured."""
     with pytest.raises(error, match=message):
         probe.capture(native("llama"), prompt(), **{"what": ["pattern"], **arguments})
+
+
+def test_positions_that_are_no_positions_are_refused() -> None:
+    """Positions are a slice, indices or span names, and not a mixture."""
+    for asked in ([1.5], [1, "needle"], [], [True]):
+        with pytest.raises(UsageError, match="give a slice, a list of token indices, or span names"):
+            Positions.of("keys", asked)
 
 
 def test_generation_is_refused_where_the_model_cannot() -> None:

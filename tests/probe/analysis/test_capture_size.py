@@ -103,7 +103,7 @@ def test_the_disk_is_read_lazily(tmp_path: Path) -> None:
 
 def test_shards_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several prompts and steps fill several shards, and all of them open as one capture."""
-    monkeypatch.setattr(disk.DiskStore.__init__, "__defaults__", (2000,))
+    monkeypatch.setattr(disk, "SHARD_BYTES", 2000)
     prompts = [Prompt.of_tokens(TOKENS), Prompt.of_tokens(TOKENS[:9])]
     model = SUBJECTS["gemma3"].model()
     written = probe.capture(model, prompts, ["pattern", "z"], to=tmp_path / "run", generate=3)
@@ -125,7 +125,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 def test_a_capture_that_fails_takes_its_files_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error on the way leaves an empty folder, or none if there was none."""
-    monkeypatch.setattr(disk.DiskStore.__init__, "__defaults__", (1,))
+    monkeypatch.setattr(disk, "SHARD_BYTES", 1)
     model = SUBJECTS["llama"].model()
 
     def fail(*_: object) -> None:
@@ -150,7 +150,7 @@ def test_a_disk_without_room_is_refused_first(tmp_path: Path, monkeypatch: pytes
 
 def _slowly(folder: Path) -> None:
     """A capture in tiny shards, one step in 50 ms."""
-    disk.DiskStore.__init__.__defaults__ = (1,)  # type: ignore[misc]
+    disk.SHARD_BYTES = 1
     model = SUBJECTS["llama"].model()
     model.model.layers[1].register_forward_hook(lambda *_: time.sleep(0.05))
     probe.capture(model, Prompt.of_tokens([11, 12, 13]), ["z"], to=folder, generate=50)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from probe.errors import BudgetError, ModelError, UnknownNameError, UsageError
@@ -18,7 +19,10 @@ from probe.models.hub import find_on_hub, is_cached
 from probe.models.known import DEFAULT_MODEL, KNOWN_MODELS
 from probe.models.loaded import LoadedModel, ModelSource
 
-_READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError)
+_READ_ERRORS = (
+    OSError, ValueError, RuntimeError, KeyError, ImportError, AttributeError, TypeError, SafetensorError,
+)  # fmt: skip
+_NO_TOKENIZER = "no tokenizer was found ({}): give tokens or inputs, not text"
 _MOST_MISSING = 0.05  # share of the parameters that a checkpoint may lack (an unused pooler, say)
 
 
@@ -52,7 +56,7 @@ def load(
     name = os.fspath(what)
     if name in KNOWN_MODELS:
         loaded = _from_folder(fetch(name), name, place, width, _known_source(fetch(name)))
-    elif Path(name).expanduser().is_dir():
+    elif name and Path(name).expanduser().is_dir():
         loaded = _from_folder(
             Path(name).expanduser(), name, place, width, ModelSource("path"), trust_remote_code
         )
@@ -190,11 +194,14 @@ def _tokenizer(path: str, where: dict[str, Any]) -> tuple[Any | None, tuple[str,
 
     try:
         with _quiet():
-            return AutoTokenizer.from_pretrained(path, **where), ()
+            tokenizer = AutoTokenizer.from_pretrained(path, **where)
     except _READ_ERRORS as error:
-        return None, (
-            f"no tokenizer was found ({str(error).splitlines()[0][:120]}): give tokens or inputs, not text",
-        )
+        return None, (_NO_TOKENIZER.format(" ".join(str(error).split())[:120]),)
+    # Without files, transformers may make a tokenizer of special tokens alone, to which every word is unknown.
+    ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    if len(ordinary - set(getattr(tokenizer, "added_tokens_decoder", {}))) < 2:
+        return None, (_NO_TOKENIZER.format("its files are missing"),)
+    return tokenizer, ()
 
 
 def _missing(name: str, model: nn.Module, missing: object) -> tuple[str, ...]:

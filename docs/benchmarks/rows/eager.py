@@ -30,6 +30,6 @@ def measure(rounds: int) -> dict[str, object]:
         timed = interleave({"eager": from_maps, "ours": observed}, rounds)
         line = compare(timed, "eager", "ours")
         lines.append({"what": "eager maps ÷ fused", "n": length, "budget": budget, "better": "high", **line})
-        notes.append(f"n = {length}: {maps.agreement(answers['maps'], answers['run'].report())}")
+        notes.append(f"n = {length}: {maps.agreement(answers['maps'], answers['report'])}")
     title = "Eager `output_attentions` and the same metrics from its maps ÷ ours (SmolLM2-135M)"
     return {"title": title, "lines": lines, "notes": notes}

@@ -34,6 +34,6 @@ def measure(rounds: int) -> dict[str, object]:
         lines.append(
             {"what": "run_with_cache ÷ fused", "n": length, "budget": None, "better": "high", **line}
         )
-        notes.append(f"n = {length}: {maps.agreement(answers['maps'], answers['run'].report())}")
+        notes.append(f"n = {length}: {maps.agreement(answers['maps'], answers['report'])}")
     title = "TransformerLens `run_with_cache` (patterns only) and the same metrics ÷ ours (SmolLM2-135M)"
     return {"title": title, "lines": lines, "notes": notes}

@@ -32,8 +32,10 @@ def pattern(
 class Dense:
     """One head's pattern with what its prompt knows."""
 
-    def __init__(self, p: np.ndarray, sample: Sample, window: int | None, head: int, layer: int) -> None:
-        self.p, self.sample = p, sample
+    def __init__(
+        self, p: np.ndarray, sample: Sample, window: int | None, head: int, sinks: bool, layer: int = 0
+    ) -> None:
+        self.p, self.sample, self.sinks = p, sample, sinks
         self.n = len(p)
         self.tokens = sample.tokens.tolist()
         self.sees = [[j for j in range(i + 1) if window is None or i - j < window] for i in range(self.n)]
@@ -41,7 +43,7 @@ class Dense:
         self.v = sample.value[layer, kv].double().numpy()
 
     def sink_mass(self, i: int) -> float:
-        return 1 - self.p[i].sum()
+        return 1 - self.p[i].sum() if self.sinks else 0.0
 
 
 def _rows(score: Callable[[Dense, int], float | None]) -> Callable[[Dense], Row]:
@@ -53,7 +55,7 @@ def _rows(score: Callable[[Dense, int], float | None]) -> Callable[[Dense], Row]
 
 
 def _h(values: list[float]) -> float:
-    return -sum(x * math.log(x) for x in values if x > 1e-12)
+    return -sum(x * math.log(x) for x in values if x > 1e-7)
 
 
 def _entropy(d: Dense, i: int) -> float:
@@ -61,7 +63,7 @@ def _entropy(d: Dense, i: int) -> float:
 
 
 def _normalized(d: Dense, i: int) -> float | None:
-    outcomes = len(d.sees[i]) + (d.sink_mass(i) > 1e-9)
+    outcomes = len(d.sees[i]) + d.sinks
     return None if len(d.sees[i]) == 1 else _entropy(d, i) / math.log(outcomes)
 
 
@@ -154,7 +156,7 @@ def expected(spec: str, prompts: list[Sample], window: int | None, sinks: torch.
         patterns = [pattern(one, layer, window, sinks) for one in prompts]
         for head in range(heads):
             rows = [
-                ORACLES[spec](Dense(p[head], one, window, head, layer))
+                ORACLES[spec](Dense(p[head], one, window, head, sinks is not None, layer))
                 for p, one in zip(patterns, prompts, strict=True)
             ]
             weight = sum(row[1] for row in rows)

@@ -1,6 +1,6 @@
 """What an analysis would cost: the answer of ``--dry-run``."""
 
-from probe.analysis.forecast import Forecast
+from probe.analysis import Forecast
 from probe.cli.view import console, print_json
 
 

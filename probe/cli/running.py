@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probe import metrics, models, prompts
-from probe.analysis.analyze import analyze
-from probe.analysis.forecast import Forecast, forecast
-from probe.analysis.options import AnalyzeOptions
+from probe.analysis import AnalyzeOptions, Forecast, analyze, forecast
 from probe.analysis.resume import check_output
 from probe.cli.costs import show_forecast
 from probe.cli.progress import progress_bar

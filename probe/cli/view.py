@@ -104,9 +104,9 @@ def _row(label: str, content: str | Text) -> Text:
 
 
 def number(value: float) -> str:
-    """A value with three significant digits.
+    """A value with three significant digits, or all those before the point.
 
     >>> number(0.97132), number(1234.5), number(0.0)
-    ('0.971', '1.23e+03', '0')
+    ('0.971', '1234', '0')
     """
-    return f"{value:.3g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"

@@ -26,6 +26,8 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "an_extension.py").write_text(EXTENSION)
     (tmp_path / "a_broken_extension.py").write_text("import surely_not_installed\n")
     monkeypatch.syspath_prepend(tmp_path)
+    for name in ("an_extension", "a_broken_extension"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     points = [
         EntryPoint("hello", "an_extension:hello", extensions.GROUP),
         EntryPoint("app", "an_extension:app", extensions.GROUP),

@@ -95,8 +95,10 @@ def query_groups(ledger: Ledger, block: Block) -> None:
         rows = at(labels, block.batch)[:, None, chunk.rows].transpose(-1, -2)  # [b, 1, groups, rows]
         if ledger.real is not None:
             rows = rows * at(ledger.real, block.batch)[:, None, None, chunk.rows]
-        p = block.p
-        if not block.clean:
-            p = p.masked_fill((rows.sum(-2) == 0)[..., None], 0.0)
-        out = ledger.out.query_groups[name]
-        out[block.batch, block.heads, :, chunk.keys] += torch.matmul(rows, p)
+        target = ledger.out.query_groups[name][block.batch, block.heads, :, chunk.keys]
+        if block.clean:
+            target += torch.matmul(rows, block.p)
+            continue
+        for group in range(rows.shape[-2]):
+            member = rows[..., group, :, None] > 0
+            target[:, :, group] += block.p.masked_fill(~member, 0.0).sum(-2)

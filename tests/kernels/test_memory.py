@@ -1,0 +1,73 @@
+"""The blocked path never makes a tensor of the order of n×n, masks included."""
+
+import pytest
+import torch
+from attention_problems import make_problem, want_all
+from probe_kernels import Edits, Want, attend, pattern_block, sweep
+from probe_kernels.types import Scores
+from torch.utils._python_dispatch import TorchDispatchMode
+
+N = 2048
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers in any tensor that an operation returns (views of storage count in full)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+        self.name = ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(one, torch.Tensor):
+                held = one.untyped_storage().nbytes() // one.element_size()
+                if held > self.numbers:
+                    self.numbers, self.name = held, str(func)
+        return out
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "sliding", "packed", "rule"])
+@pytest.mark.parametrize("n_lanes", [0, 1])
+def test_no_tensor_reaches_a_quarter_of_n_squared(mask: str, n_lanes: int) -> None:
+    """With every statistic wanted, at n = 2048."""
+    problem = make_problem(
+        kv_heads=1, group=1, n_query=N, n_key=N, mask=mask, width=4, value_width=4, padding=True
+    )
+    with Largest() as largest:
+        sweep.attend(problem.scores, problem.layout, want_all(problem), n_lanes=n_lanes)
+    assert largest.numbers < N * N / 4, largest.name
+
+
+def test_edits_and_gradients_keep_to_blocks_too() -> None:
+    """Edited attention, and z with gradients under a window, allocate blocks only."""
+    problem = make_problem(kv_heads=1, group=1, n_query=N, n_key=N, mask="sliding", width=4, value_width=4)
+    one = problem.scores
+    query = one.query.clone().requires_grad_()
+    with Largest() as largest:
+        attend(one, problem.layout, Want(), edits=Edits(probs=(lambda p, _r, _k: p * 2,)))
+        z = attend(Scores(query, one.key, one.value, one.scale), problem.layout, Want(entropy=True)).z
+        assert z is not None
+        z.sum().backward()
+    assert largest.numbers < N * N / 4, largest.name
+    assert query.grad is not None
+
+
+def test_rows_and_tiles_cost_what_they_hold() -> None:
+    """A few raw rows, and a tile with known lse, allocate no more than a block."""
+    problem = make_problem(kv_heads=1, group=1, n_query=N, n_key=N, width=4, value_width=4)
+    lse = attend(problem.scores, problem.layout, Want(z=False, lse=True)).lse
+    with Largest() as largest:
+        pattern_block(problem.scores, problem.layout, torch.tensor([5, 900]), slice(0, N))
+        pattern_block(problem.scores, problem.layout, slice(100, 200), slice(0, 64), lse=lse)
+    assert largest.numbers < 100 * N, largest.name
+
+
+def test_keys_out_of_reach_are_never_touched() -> None:
+    """A window skips whole ranges of keys: no block is wider than the window and its chunk."""
+    problem = make_problem(kv_heads=1, group=1, n_query=N, n_key=N, mask="sliding", width=4, value_width=4)
+    widths: list[int] = []
+    want = Want(z=False, lse=True, rows={"w": lambda p, _r, _k: (widths.append(p.shape[-1]), p.sum(-1))[1]})
+    attend(problem.scores, problem.layout, want)
+    assert max(widths) <= 256 + 5

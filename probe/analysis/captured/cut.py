@@ -1,11 +1,10 @@
 """What is cut out of one attention call: the asked heads, rows and keys, and the numbers there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from probe_kernels import score_block
 from probe_kernels.types import Scores
 from torch import Tensor
@@ -48,41 +47,49 @@ class Cut:
             np.where(keys, key, -1)[:, any_key],
         )
 
-    def picker(self) -> Callable[[Tensor, slice, slice], Tensor]:
-        """Takes the asked cells out of the sweep's own blocks of probabilities: ``[B, heads, rows, keys]``."""
+    def of_rows(self, rows: slice) -> "Cut":
+        """The cut of some of its rows."""
+        return replace(self, rows=self.rows[rows], row_index=self.row_index[:, rows])
+
+    def picker(self, hand_on: Callable[["Cut", Tensor], None]) -> Callable[[Tensor, slice, slice], Tensor]:
+        """Hands on the asked cells of the sweep's own blocks of probabilities, ``[B, heads, rows, keys]``."""
 
         def pick(block: Tensor, rows: slice, keys: slice) -> Tensor:
-            device = block.device
-            mine = self.rows[(self.rows >= rows.start) & (self.rows < rows.stop)] - rows.start
-            there = ((self.keys >= keys.start) & (self.keys < keys.stop)).to(device)
-            columns = (self.keys.to(device) - keys.start)[there]
-            part = block[:, self.heads][:, :, mine.to(device)]
-            out = part.new_zeros(*part.shape[:3], len(self.keys))
-            out[..., there] = part[..., columns]
-            return out
+            first, last = torch.searchsorted(self.rows, torch.tensor([rows.start, rows.stop])).tolist()
+            if first < last:
+                device = block.device
+                mine = self.of_rows(slice(first, last))
+                part = block[:, self.heads][:, :, (mine.rows - rows.start).to(device)]
+                there = ((self.keys >= keys.start) & (self.keys < keys.stop)).to(device)
+                cells = part.new_zeros(*part.shape[:3], len(self.keys))
+                cells[..., there] = part[..., (self.keys.to(device) - keys.start)[there]]
+                hand_on(mine, cells)
+            return block.new_zeros(*block.shape[:3], 0)
 
         return pick
 
 
-def weigh(
-    call: AttentionCall, cut: Cut, wanted: frozenset[str]
-) -> dict[str, Float[Tensor, "batch head *rest"]]:
-    """``pattern``, ``scores`` and ``lse`` of the cut rows, as wanted, computed from q and k of those rows alone."""
+def weigh(call: AttentionCall, cut: Cut, wanted: frozenset[str]) -> Iterator[tuple[Cut, dict[str, Tensor]]]:
+    """``pattern``, ``scores`` and ``lse`` of the cut rows, as wanted, from q and k of those rows alone.
+
+    Comes in blocks of rows, so that no more than a block is ever in memory.
+    """
     if call.scores is None:
         raise ValueError("weigh() needs a call with scores")
     part = of_heads(call.scores, cut.heads)
     n_key = call.size[2]
-    parts: dict[str, list[Tensor]] = {name: [] for name in wanted & {"pattern", "scores", "lse"}}
     size = max(1, _BLOCK_NUMBERS // (call.size[0] * len(cut.heads) * n_key))
-    for rows in cut.rows.split(size) if len(cut.rows) else (cut.rows,):
-        scores = score_block(part, call.layout, rows, slice(0, n_key))
+    for start in range(0, len(cut.rows), size):
+        mine = cut.of_rows(slice(start, start + size))
+        scores = score_block(part, call.layout, mine.rows, slice(0, n_key))
         lse = torch.logsumexp(scores, dim=-1)
         if part.sinks is not None:
-            lse = torch.logaddexp(lse, _sinks(part.sinks, rows).expand_as(lse))
+            lse = torch.logaddexp(lse, _sinks(part.sinks, mine.rows).expand_as(lse))
         asked = scores[..., cut.keys.to(scores.device)]
-        for name, made in parts.items():
-            made.append(lse if name == "lse" else asked if name == "scores" else _probability(asked, lse))
-    return {name: torch.cat(made, dim=2) for name, made in parts.items()}
+        made = {"scores": asked, "lse": lse}
+        if "pattern" in wanted:
+            made["pattern"] = _probability(asked, lse)
+        yield mine, {name: made[name] for name in wanted}
 
 
 def _sinks(sinks: Tensor, rows: Tensor) -> Tensor:

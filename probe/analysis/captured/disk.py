@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from probe.analysis.captured.ondisk import INDEX, CapturedOnDisk, pack
-from probe.analysis.captured.pieces import Labels, Piece, Slot
+from probe.analysis.captured.pieces import Labels, Piece, Slot, join, joined
 from probe.analysis.files import replace_file
 from probe.errors import BudgetError, OutputError
 
@@ -26,7 +26,7 @@ class DiskStore:
 
     def __init__(self, folder: str | Path, needed: int) -> None:
         self.folder = Path(folder)
-        self._buffer: dict[str, np.ndarray] = {}
+        self._buffer: dict[Slot, list[Piece]] = {}
         self._bytes = 0
         self._written: list[str] = []
         self._slots: dict[Slot, list[dict[str, Any]]] = {}
@@ -51,16 +51,8 @@ class DiskStore:
 
     def add(self, slot: Slot, piece: Piece) -> None:
         """Take one piece; full shards are written at once."""
-        pieces = self._slots.setdefault(slot, [])
-        key = f"{slot.name}/{slot.prompt}/{slot.tower}/{slot.layer}/{len(pieces)}"
-        extent = {
-            "heads": list(piece.extent.heads),
-            "rows": pack(piece.extent.rows),
-            "keys": pack(piece.extent.keys),
-        }
-        shape = {"shape": list(piece.values.shape), "dtype": str(piece.values.dtype)}
-        pieces.append({"shard": self._shard_name(), "key": key, **shape, **extent})
-        self._buffer[key] = np.ascontiguousarray(piece.values)
+        self._slots.setdefault(slot, [])
+        self._buffer.setdefault(slot, []).append(piece)
         self._bytes += piece.values.nbytes
         if self._bytes >= SHARD_BYTES:
             self._flush()
@@ -87,15 +79,22 @@ class DiskStore:
         self._finished = True
         return CapturedOnDisk(self.folder)
 
-    def _shard_name(self) -> str:
-        return f"shard-{len(self._written):05d}.safetensors"
-
     def _flush(self) -> None:
+        """Write a shard; the pieces of one array in it are joined, so that a step is not a tensor of its own."""
         if not self._buffer:
             return
-        name = self._shard_name()
-        self._written.append(name)
-        replace_file(self.folder / name, save(self._buffer))
+        shard = f"shard-{len(self._written):05d}.safetensors"
+        arrays: dict[str, np.ndarray] = {}
+        for slot, pieces in self._buffer.items():
+            key = "/".join(map(str, slot))
+            values = np.ascontiguousarray(join(slot.name, pieces))
+            extent = joined(slot.name, [piece.extent for piece in pieces])
+            where = {"shard": shard, "key": key, "shape": list(values.shape), "dtype": str(values.dtype)}
+            held = {"heads": list(extent.heads), "rows": pack(extent.rows), "keys": pack(extent.keys)}
+            self._slots[slot].append({**where, **held})
+            arrays[key] = values
+        self._written.append(shard)
+        replace_file(self.folder / shard, save(arrays))
         self._buffer, self._bytes = {}, 0
 
 

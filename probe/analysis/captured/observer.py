@@ -1,12 +1,12 @@
 """The observer that cuts what was asked out of every forward and hands it to a store, piece by piece."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from probe_kernels.types import Attended, Want
+from probe_kernels.types import Attended, Scores, Want
 from torch import Tensor, nn
 
 from probe.analysis.captured.ask import Ask
@@ -20,7 +20,8 @@ from probe.seam.call import Activation, AttentionCall, Point
 from probe.seam.places import places
 from probe.seam.projection import Projection, ProjectionWatch
 
-_EXACT = frozenset({"pattern", "scores", "lse"})
+_EXACT = frozenset({"pattern", "scores", "lse"})  # computed here, in float32, from q and k
+_SWEPT = frozenset({"pattern", "lse"})  # of these, what the kernel gives by itself in fused mode
 
 
 @runtime_checkable
@@ -67,16 +68,16 @@ class CaptureObserver:
         if not asked or not self.ask.wants(call.place.tower, call.place.layer):
             self._cut = None
             return Want(z=False)
+        if call.batch.reordered:
+            raise CaptureError("a capture was asked; beams swapped its sequences: generate without beams")
         cut = Cut.of(call, self.ask, self.axes)
         self._cut = (call, cut)
+        self.seen.add((call.place.tower, call.place.layer))
         if not self.fused or call.scores is None:
             return Want(z=False)
-        rows = {self._key: cut.picker()} if "pattern" in asked else {}
+        swept = cut.picker(lambda mine, cells: self._hand_on("pattern", call, mine, cells))
+        rows = {f"capture-{id(self)}": swept} if "pattern" in asked else {}
         return Want(z=False, lse="lse" in asked, rows=rows)
-
-    @property
-    def _key(self) -> str:
-        return f"capture-{id(self)}"
 
     def update(self, call: AttentionCall, attended: Attended) -> None:
         """Hand on what was asked of one call."""
@@ -88,42 +89,35 @@ class CaptureObserver:
             raise CaptureError(
                 f"{call.place.module} was asked; the calls of {known.place.module} came between"
             )
-        self.seen.add((call.place.tower, call.place.layer))
-        if call.batch.reordered:
-            raise CaptureError("a capture was asked; beams swapped its sequences: generate without beams")
-        made = self._returned(call, cut) if call.scores is None else self._computed(call, cut, attended)
-        if "head_out" in self.ask.what and self._watch is not None and attended.z is not None:
+        if call.scores is None:
+            self._hand_on("pattern", call, cut, self._returned(call, cut))
+            return
+        if attended.z is None:
+            raise CaptureError(f"{call.place.module} was asked; its attention gave no output")
+        if "head_out" in self.ask.what and self._watch is not None:
             self._projecting[call.place.module] = (call, cut)
             self._watch.seen(call.place.module, attended.z)
-        for name in self.ask.what:
-            if name in made:
-                self._hand_on(name, call, cut, made[name])
+        formed = (self.ask.at_attention & _EXACT) - (_SWEPT if self.fused else frozenset())
+        for mine, made in weigh(call, cut, formed) if formed else ():
+            for name, values in made.items():
+                self._hand_on(name, call, mine, values)
+        for name, values in self._given(call.scores, cut, attended):
+            self._hand_on(name, call, cut, values)
 
-    def _computed(self, call: AttentionCall, cut: Cut, attended: Attended) -> dict[str, Tensor]:
-        scores, asked = call.scores, self.ask.at_attention
-        if scores is None or attended.z is None:
-            raise CaptureError(f"{call.place.module} was asked; its attention gave no output")
+    def _given(self, scores: Scores, cut: Cut, attended: Attended) -> Iterator[tuple[str, Tensor]]:
+        """What need not be computed: the sweep's normaliser, z, and what the scores are made from."""
         device = scores.query.device
         rows, keys = cut.rows.to(device), cut.keys.to(device)
-        made: dict[str, Tensor] = {}
-        swept = asked & {"pattern", "lse"} if self.fused else frozenset()
-        if "pattern" in swept:
-            made["pattern"] = attended.rows[self._key]
-        if "lse" in swept and attended.lse is not None:
-            made["lse"] = attended.lse[:, cut.heads][:, :, rows]
-        if (asked & _EXACT) - swept:
-            made |= weigh(call, cut, frozenset((asked & _EXACT) - swept))
-        if "z" in asked:
-            made["z"] = attended.z[:, cut.heads][:, :, rows]
-        if "q" in asked:
-            made["q"] = scores.query[:, cut.heads][:, :, rows]
-        if "k" in asked:
-            made["k"] = scores.key[:, cut.kv_heads][:, :, keys]
-        if "v" in asked and scores.value is not None:
-            made["v"] = scores.value[:, cut.kv_heads][:, :, keys]
-        return made
+        by_query = {"lse": attended.lse if self.fused else None, "z": attended.z, "q": scores.query}
+        by_key = {"k": scores.key, "v": scores.value}
+        for name in self.ask.what:
+            query_side, key_side = by_query.get(name), by_key.get(name)
+            if query_side is not None:
+                yield name, query_side[:, cut.heads][:, :, rows]
+            if key_side is not None:
+                yield name, key_side[:, cut.kv_heads][:, :, keys]
 
-    def _returned(self, call: AttentionCall, cut: Cut) -> dict[str, Tensor]:
+    def _returned(self, call: AttentionCall, cut: Cut) -> Tensor:
         """The eager fallback knows the pattern alone."""
         other = sorted(self.ask.at_attention - {"pattern"})
         if other or call.pattern is None:
@@ -131,7 +125,8 @@ class CaptureObserver:
                 f"{', '.join(other)} of {call.place.module} was asked; this model bypasses transformers' attention "
                 "registry and returns only its pattern: ask for pattern and the residual points"
             )
-        return {"pattern": call.pattern[:, cut.heads][:, :, cut.rows][..., cut.keys].float()}
+        rows, keys = cut.rows.to(call.pattern.device), cut.keys.to(call.pattern.device)
+        return call.pattern[:, cut.heads][:, :, rows][..., keys].float()
 
     def _head_out(self, module: str, projection: Projection, given: Tensor) -> None:
         call, cut = self._projecting.pop(module)

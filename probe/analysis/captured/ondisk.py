@@ -1,6 +1,8 @@
 """A capture opened from its folder: arrays are read from their shards when they are indexed. Imports no torch."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,24 @@ import xarray as xr
 from safetensors import SafetensorError, safe_open
 from xarray.core import indexing
 
+from probe.analysis.captured.kinds import KINDS
 from probe.analysis.captured.lazy import Lazy
-from probe.analysis.captured.pieces import Extent, Labels, Piece, Slot, join, joined, labelled, whole_shape
+from probe.analysis.captured.pieces import (
+    Extent,
+    Labels,
+    Piece,
+    Slot,
+    join,
+    joined,
+    labelled,
+    long_axis,
+    whole_shape,
+)
 from probe.analysis.captured.result import Captured
 from probe.errors import ReportError
 
 INDEX = "capture.json"
+Stored = tuple[dict[str, Any], Extent]  # where a piece lies, and what it holds
 
 
 class CapturedOnDisk(Captured):
@@ -47,41 +61,51 @@ class _OnDisk:
         labels = Labels(rows, keys, said["attrs"])
         shape = whole_shape(slot.name, [p["shape"] for p in pieces], extent)
 
-        def read(key: tuple[Any, ...]) -> Any:
-            if len(pieces) == 1:
-                return self._read(pieces[0], key)
-            parts = [Piece(self._read(p, ...), e) for p, e in zip(pieces, extents, strict=True)]
-            return join(slot.name, parts)[key]
-
+        read = partial(self._cells, slot.name, list(zip(pieces, extents, strict=True)), extent)
         lazy = Lazy(shape, np.dtype(pieces[0]["dtype"]), read)
         return labelled(slot, indexing.LazilyIndexedArray(lazy), extent, labels)
 
-    def _read(self, piece: dict[str, Any], key: Any) -> Any:
+    def _cells(self, name: str, pieces: list[Stored], whole: Extent, key: tuple[Any, ...]) -> Any:
+        """The cells that `key` names: rows are read from the pieces that hold them, then NumPy does the rest."""
+        axis = long_axis(name)
+        lengths = [piece["shape"][axis] for piece, _ in pieces]
+        wanted = key[axis]
+        span = range(*wanted.indices(sum(lengths))) if isinstance(wanted, slice) else [int(wanted)]
+        low, high = (min(span), max(span) + 1) if len(span) else (0, 0)
+        parts, start = [], 0
+        for (piece, extent), length in zip(pieces, lengths, strict=True):
+            part = slice(max(low - start, 0), min(high - start, length))
+            if part.start < part.stop or (not len(span) and not parts):
+                parts.append(Piece(self._read(piece, axis, part), _part(name, extent, part)))
+            start += length
+        values = join(name, parts, whole.keys if KINDS[name].fill is not None else None)
+        if isinstance(wanted, slice):
+            values = values.take([i - low for i in span], axis=axis)
+            return values[(*key[:axis], slice(None), *key[axis + 1 :])]
+        return values[(*key[:axis], 0, *key[axis + 1 :])]
+
+    def _read(self, piece: dict[str, Any], axis: int, part: slice) -> np.ndarray:
         path = self._folder / piece["shard"]
         try:
             with safe_open(path, framework="numpy") as shard:
-                if key is ...:
-                    return shard.get_tensor(piece["key"])
-                return _cells(shard.get_slice(piece["key"]), key)
+                if part == slice(0, piece["shape"][axis]):
+                    whole: np.ndarray = shard.get_tensor(piece["key"])
+                    return whole
+                stored = shard.get_slice(piece["key"])
+                cells: np.ndarray = stored[
+                    (*[slice(None)] * axis, slice(part.start, max(part.start, part.stop)))
+                ]
+                return cells
         except (OSError, SafetensorError) as error:
             raise ReportError(f"{path} was to be read; that failed ({error}): capture again") from error
 
 
-def _cells(stored: Any, key: tuple[Any, ...]) -> Any:
-    """Cells of a stored tensor; its slices know neither steps other than 1 nor negative numbers, so NumPy finishes."""
-    shape = stored.get_shape()
-    cover, rest = [], []
-    for one, n in zip(key, shape, strict=True):
-        if isinstance(one, slice):
-            span = range(*one.indices(n))
-            low, high = (min(span), max(span) + 1) if len(span) else (0, 0)
-            cover.append(slice(low, high))
-            rest.append(slice(None, None, span.step) if len(span) else slice(0, 0))
-        else:
-            at = int(one) % n
-            cover.append(slice(at, at + 1))
-            rest.append(0)
-    return stored[tuple(cover)][tuple(rest)]
+def _part(name: str, extent: Extent, part: slice) -> Extent:
+    return (
+        replace(extent, keys=extent.keys[part])
+        if name in ("k", "v")
+        else replace(extent, rows=extent.rows[part])
+    )
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ text gives.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,14 +63,15 @@ def joined(name: str, extents: Sequence[Extent]) -> Extent:
     return Extent(extents[0].heads, rows, keys)
 
 
-def join(name: str, pieces: Sequence[Piece]) -> np.ndarray:
-    """The values of the whole array."""
-    if len(pieces) == 1:
+def join(name: str, pieces: Sequence[Piece], keys: np.ndarray | None = None) -> np.ndarray:
+    """The values of the whole array; `keys`, where given, is the key axis that patterns and scores shall have."""
+    if len(pieces) == 1 and (keys is None or np.array_equal(keys, pieces[0].extent.keys)):
         return pieces[0].values
     kind = KINDS[name]
     if kind.fill is None:
-        return np.concatenate([piece.values for piece in pieces], axis=_long_axis(name))
+        return np.concatenate([piece.values for piece in pieces], axis=long_axis(name))
     whole = joined(name, [piece.extent for piece in pieces])
+    whole = whole if keys is None else replace(whole, keys=keys)
     shape = whole_shape(name, [piece.values.shape for piece in pieces], whole)
     values = np.full(shape, kind.fill, dtype=pieces[0].values.dtype)
     start = 0
@@ -85,12 +86,13 @@ def whole_shape(name: str, shapes: Sequence[Sequence[int]], whole: Extent) -> tu
     """The shape that `join` gives for pieces of these shapes."""
     if KINDS[name].fill is not None:
         return len(whole.heads), len(whole.rows), len(whole.keys)
-    shape, axis = list(shapes[0]), _long_axis(name)
+    shape, axis = list(shapes[0]), long_axis(name)
     shape[axis] = sum(one[axis] for one in shapes)
     return tuple(shape)
 
 
-def _long_axis(name: str) -> int:
+def long_axis(name: str) -> int:
+    """The axis along which pieces follow one another: rows, or the keys of k and v."""
     kind = KINDS[name]
     return kind.axes.index(kind.row_axis or "key_pos")
 

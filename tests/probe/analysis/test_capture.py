@@ -105,7 +105,7 @@ def test_shadow_z_is_bit_for_bit_what_the_model_made() -> None:
     np.testing.assert_array_equal(maps["z"].values, own.numpy())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     rows=st.lists(st.integers(-10, 9), min_size=1, max_size=4),
     columns=st.slices(10).filter(lambda s: (s.step or 1) > 0 and len(range(10)[s]) > 0),

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from probe_kernels import sweep
 from safetensors.numpy import load_file
 from subjects.catalogue import SUBJECTS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import probe
 from probe.analysis.capture import open_capture
-from probe.analysis.captured import Captured, CapturedOnDisk, disk
+from probe.analysis.captured import Captured, CapturedOnDisk, cut, disk
 from probe.errors import BudgetError, OutputError, ReportError, UsageError
 from probe.prompts import Prompt
 
@@ -111,6 +112,32 @@ def test_shards_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.Mon
     for number in (0, 1):
         alone = probe.capture(model, prompts[number], ["pattern", "z"], generate=3)
         np.testing.assert_array_equal(written.prompt(number)["z"].values, alone["z"].values)
+
+
+@pytest.mark.parametrize("mode", ["shadow", "fused"])
+def test_blocks_of_rows_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Rows computed a few at a time give the same arrays, and a row is read from its own shard alone."""
+    whole = captured(EVERYTHING, mode=mode)
+    monkeypatch.setattr(cut, "_BLOCK_NUMBERS", 4 * 20 * 3)  # three rows of four heads
+    monkeypatch.setattr(sweep, "_BLOCK_NUMBERS", 4 * 20 * 3)
+    monkeypatch.setattr(disk, "SHARD_BYTES", 1)
+    blocks = captured(EVERYTHING, mode=mode)
+    written = captured(EVERYTHING, mode=mode, to=tmp_path / "run")
+    for name in EVERYTHING:
+        np.testing.assert_allclose(blocks[name].values, whole[name].values, rtol=1e-5, atol=1e-6)
+        assert written[name].identical(blocks[name])
+    some: dict[str, Any] = {"query_pos": [1, 19], "key_pos": slice(None, None, -2), "head": 2}
+    np.testing.assert_array_equal(written["scores"].isel(some).values, blocks["scores"].isel(some).values)
+    row = written.layers("pattern")["L1"].isel(query_pos=4)
+    entry = next(
+        one for one in json.loads((tmp_path / "run" / "capture.json").read_text())["slots"]
+        if (one["name"], one["layer"]) == ("pattern", 1)
+    )  # fmt: skip
+    mine = next(piece for piece in entry["pieces"] if piece["rows"]["start"] <= 4 < piece["rows"]["stop"])
+    for shard in (tmp_path / "run").glob("shard-*"):
+        if shard.name != mine["shard"]:
+            shard.unlink()
+    np.testing.assert_array_equal(row.values, blocks["pattern"].sel(layer=1).isel(query_pos=4).values)
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:

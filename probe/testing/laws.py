@@ -3,6 +3,8 @@
 import math
 import tempfile
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +28,12 @@ class LawBroken(ProbeError):  # noqa: N818 -- reads as what happened
     """A metric breaks a law; the message names the law, where, and both numbers."""
 
 
-def check_metric(make: Make, *, known: Mapping[str, float] | None = None) -> None:
+def check_metric(metric: Metric | Make, *, known: Mapping[str, float] | None = None) -> None:
     """Hold a metric to the laws; returns if it keeps them all.
 
     Args:
-        make: Makes a fresh metric each time it is called, for instance ``lambda: Entropy(normalized=True)``.
+        metric: A fresh metric, or what makes one each time it is called: a class, or
+            ``lambda: Entropy(normalized=True)``.
         known: Head values the metric states for patterns of `probe.testing.known_pattern`, by pattern name; NaN
             where it must be undefined. Token ids are eight different ones, repeated once; the span ``start`` is the
             first two tokens.
@@ -38,6 +41,7 @@ def check_metric(make: Make, *, known: Mapping[str, float] | None = None) -> Non
     Raises:
         LawBroken: the first law that does not hold.
     """
+    make = metric if not isinstance(metric, Metric) or isinstance(metric, type) else partial(deepcopy, metric)
     for law in LAWS.values():
         law(make)
     for name, value in (known or {}).items():

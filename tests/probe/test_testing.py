@@ -101,6 +101,13 @@ def test_a_good_metric_with_known_answers_passes() -> None:
     check_metric(lambda: make("max_prob"), known={"uniform": H16 / 16, "first": 1.0, "self": 1.0})
 
 
+def test_a_metric_itself_may_be_given() -> None:
+    """A fresh metric will do in place of what makes one, and is left fresh."""
+    metric = make("sink:n=2")
+    check_metric(metric, known={"first": 1.0})
+    assert not metric.cells
+
+
 def test_a_wrong_known_answer_is_refused() -> None:
     """The message holds both numbers."""
     with pytest.raises(LawBroken, match=r"uniform pattern: stated 0\.5"):

@@ -1,42 +1,22 @@
 """``probe.analyze``: model and prompts in, report out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from probe.analysis.choice import Choice, check_backend, check_interventions, choose, require_places
 from probe.analysis.fingerprint import fingerprint
-from probe.analysis.forward import Runner
-from probe.analysis.inputs import Inputs, read_inputs
+from probe.analysis.forward import Runner, out_of_memory
 from probe.analysis.options import AnalyzeOptions
-from probe.analysis.records import bos_of, model_record, prompt_records, settings
-from probe.analysis.resume import Unfinished, check_output
-from probe.analysis.settle import determinism_note, settled
-from probe.analysis.sweep import Found, Sweep
-from probe.errors import UsageError
-from probe.interventions.base import EditsBlocks, EditsCall
+from probe.analysis.own_inputs import run_own
+from probe.analysis.plan import Plan, prepare
+from probe.analysis.records import Outcome, make_report
+from probe.analysis.resume import Unfinished
+from probe.analysis.settle import evaluating, settled
+from probe.analysis.sweep import Sweep
 from probe.metrics.answering import answers, reordered
-from probe.models import LoadedModel, load
 from probe.report import Report
-from probe.report.answer import Answer
-from probe.report.provenance import Provenance, utc_now
-from probe.seam.places import places
 from probe.seam.verify import verify
 
 _VERIFIED_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that was asked, checked, before anything runs."""
-
-    loaded: LoadedModel
-    inputs: Inputs
-    choice: Choice
-    interventions: tuple[Any, ...]
-    options: AnalyzeOptions
-    started: str = field(default_factory=utc_now)
 
 
 def analyze(
@@ -75,101 +55,46 @@ def analyze(
         store = Unfinished(asked.folder, mark)
     try:
         with settled(asked.seed, deterministic=asked.deterministic, device=plan.loaded.device):
-            report = _run(plan, store)
+            outcome = _run(plan, store)
     except BaseException:
         if store is not None:
             store.abandon()
         raise
+    report = make_report(plan, outcome)
     if asked.folder is not None and store is not None:
         report.save(asked.folder, replace=True)
         store.finish()
     return report
 
 
-def prepare(
-    model: object, prompts: object, metrics: object, interventions: object, options: AnalyzeOptions
-) -> Plan:
-    """Check everything that can be checked without running the model, cheapest first."""
-    choice = choose(metrics)
-    edits = check_interventions(interventions)
-    if options.mode == "shadow" and edits:
-        raise UsageError("mode='shadow' was asked with interventions; edits need mode='fused'")
-    if options.keep == "qk" and any(isinstance(one, EditsBlocks | EditsCall) for one in edits):
-        raise UsageError(
-            "keep='qk' was asked with an intervention that edits scores; kept queries and keys do not hold the "
-            "edit: use keep='map'"
-        )
-    check_backend(options.kernels)
-    if options.folder is not None:
-        check_output(options.folder)
-    loaded = load(model, device=options.device, dtype=options.dtype)
-    if not places(loaded.model):
-        raise UsageError(f"{loaded.name} was asked; it has no attention layers: give a transformer")
-    require_places(edits, places(loaded.model))
-    inputs = read_inputs(prompts, loaded, options)
-    return Plan(loaded, inputs, choice, edits, options)
-
-
-def _run(plan: Plan, store: Unfinished | None) -> Report:
+def _run(plan: Plan, store: Unfinished | None) -> Outcome:
+    """Verify, watch the inputs, then the prompts that metrics and experiments bring themselves."""
     options, loaded = plan.options, plan.loaded
     runner = Runner(loaded, options.chunk)
-    was_training = loaded.model.training
-    loaded.model.eval()
-    try:
-        drift = _drift(plan, runner)
-        sweep = Sweep(runner, plan.inputs, plan.choice.metrics, plan.interventions, options)
-        found = sweep.run(store) if plan.choice.metrics or options.keep != "none" else Found()
-    finally:
-        _restore(loaded.model, was_training)
-    collected = _answers(plan)
-    for experiment in plan.choice.experiments:
-        collected += experiment.run(loaded, seed=options.seed, progress=options.progress)
-    notes = (*plan.inputs.notes, *loaded.notes, *plan.choice.notes, *found.notes, *_more_notes(plan, runner))
-    provenance = Provenance(
-        model=model_record(loaded),
-        mode=found.mode or options.mode,
-        kernels=options.kernels,
-        tokens=plan.inputs.n_tokens,
-        prompts=plan.inputs.n_prompts,
-        seed=options.seed,
-        deterministic=options.deterministic,
-        unseen_layers=tuple(found.unseen),
-        fallback_layers=tuple(found.fallback),
-        logit_drift=drift,
-        bos=bos_of(plan.inputs.items),
-        command=options.command,
-        started=plan.started,
-        ended=utc_now(),
-        settings=settings(options, plan.interventions),
-        notes=tuple(dict.fromkeys(notes)),
-    )
-    report = Report(collected, provenance, prompt_records(plan.inputs.items))
-    return report if options.text else report.without_text()
+    with evaluating(loaded.model):
+        outcome = Outcome(drift=_drift(plan, runner))
+        if plan.sweeps:
+            outcome.found = Sweep(runner, plan.inputs, plan.on_inputs, plan.interventions, options).run(store)
+            outcome.ran.append(plan.inputs)
+        for metric in plan.on_own:
+            first = sum(inputs.n_prompts for inputs in outcome.ran)
+            inputs, found = run_own(runner, metric, plan.interventions, options, first)
+            outcome.ran.append(inputs)
+            outcome.found.merge(found)
+        for metric in plan.choice.metrics:
+            tokens = not reordered(metric)
+            outcome.answers += answers(metric, by_prompt=options.by_prompt, tokens=tokens)
+        for experiment in plan.choice.experiments:
+            with out_of_memory(f"{experiment.spec} on {loaded.name}", plan.inputs.n_tokens):
+                outcome.answers += experiment.run(loaded, seed=options.seed, progress=options.progress)
+    if plan.sweeps and any(item.prompt is not None for item in plan.inputs.items):
+        outcome.notes += [note for note in (runner.note(),) if note is not None]
+    return outcome
 
 
-def _answers(plan: Plan) -> list[Answer]:
-    collected: list[Answer] = []
-    for metric in plan.choice.metrics:
-        collected += answers(metric, by_prompt=plan.options.by_prompt, tokens=not reordered(metric))
-    return collected
-
-
-def _drift(plan: Plan, runner: Runner) -> float | None:
+def _drift(plan: Plan, runner: Runner) -> float:
     """How far the model's output under our attention is from its own, on the first tokens of the first input."""
     first = plan.inputs.items[0]
     if first.prompt is not None:
         first = replace(first, prompt=first.prompt.truncate(_VERIFIED_TOKENS))
-    found = verify(plan.loaded, runner.tensors([first]))
-    return found.logit_drift
-
-
-def _more_notes(plan: Plan, runner: Runner) -> list[str]:
-    given = any(item.prompt is not None for item in plan.inputs.items)
-    lines = [runner.note() if given else None]
-    lines.append(determinism_note() if plan.options.deterministic else None)
-    return [line for line in lines if line is not None]
-
-
-def _restore(model: nn.Module, training: bool) -> None:
-    if training:
-        model.train()
+    return verify(plan.loaded, runner.tensors([first])).logit_drift

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from probe.analysis.analyze import Plan, prepare
 from probe.analysis.choice import choose
 from probe.analysis.forward import Runner
 from probe.analysis.inputs import Inputs, Item
 from probe.analysis.keep_map import CELLS
 from probe.analysis.options import AnalyzeOptions
+from probe.analysis.plan import Plan, prepare
 from probe.analysis.shapes_seen import LayerShape, ShapesSeen
 from probe.analysis.sweep import Sweep
 from probe.seam.session import Session

@@ -1,16 +1,63 @@
 """What a report says about a run besides its answers: provenance and prompts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from probe.analysis.inputs import Item
+from probe.analysis.inputs import Inputs, Item
 from probe.analysis.options import AnalyzeOptions
+from probe.analysis.plan import Plan
+from probe.analysis.settle import determinism_note
+from probe.analysis.sweep import Found
 from probe.models import LoadedModel
 from probe.prompts import Prompt
+from probe.report import Report
+from probe.report.answer import Answer
 from probe.report.prompt_record import PromptRecord
-from probe.report.provenance import ModelRecord
+from probe.report.provenance import ModelRecord, Provenance, utc_now
+
+
+@dataclass
+class Outcome:
+    """What running a plan gave."""
+
+    drift: float | None = None
+    found: Found = field(default_factory=Found)
+    ran: list[Inputs] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def make_report(plan: Plan, outcome: Outcome) -> Report:
+    """The report of a plan that was run; text-free if that was asked."""
+    options, found = plan.options, outcome.found
+    items = [item for inputs in outcome.ran for item in inputs.items]
+    about_inputs = plan.inputs.notes if plan.sweeps else ()
+    notes = [*about_inputs, *plan.loaded.notes, *plan.choice.notes, *found.notes, *outcome.notes]
+    if options.deterministic:
+        notes.append(determinism_note())
+    provenance = Provenance(
+        model=model_record(plan.loaded),
+        mode=found.mode or options.mode,
+        kernels=options.kernels,
+        tokens=sum(inputs.n_tokens for inputs in outcome.ran),
+        prompts=sum(inputs.n_prompts for inputs in outcome.ran),
+        seed=options.seed,
+        deterministic=options.deterministic,
+        unseen_layers=tuple(found.unseen),
+        fallback_layers=tuple(found.fallback),
+        logit_drift=outcome.drift,
+        bos=bos_of(items),
+        command=options.command,
+        started=plan.started,
+        ended=utc_now(),
+        settings=settings(options, plan.interventions),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+    report = Report(outcome.answers, provenance, prompt_records(items))
+    return report if options.text else report.without_text()
 
 
 def model_record(loaded: LoadedModel) -> ModelRecord:

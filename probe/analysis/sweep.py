@@ -31,10 +31,15 @@ class Found:
 
     def add(self, noted: dict[str, Any]) -> None:
         """Take what one batch noted, from this session or from one before."""
-        self.mode, self.finished = noted["mode"], noted["finished"]
+        self.finished = noted["finished"]
+        self.merge(Found(noted["mode"], noted["unseen"], noted["fallback"], noted["notes"]))
+
+    def merge(self, other: "Found") -> None:
+        """Take what another session said, each line once."""
+        self.mode = self.mode or other.mode
         for name in ("unseen", "fallback", "notes"):
             known: list[str] = getattr(self, name)
-            known += [line for line in noted[name] if line not in known]
+            known += [line for line in getattr(other, name) if line not in known]
 
 
 class Sweep:

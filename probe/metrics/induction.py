@@ -1,12 +1,13 @@
 """Induction heads: how much a row looks at the token after an earlier occurrence of its own token."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from probe_kernels.types import Match
 
 from probe.metrics.base import MetricInfo
 from probe.metrics.detector import TokenDetector
 from probe.metrics.matching import after_same_token
+from probe.prompts import Prompt, repeated_tokens
 from probe.seam.call import AttentionCall
 
 
@@ -44,6 +45,11 @@ class Induction(TokenDetector):
         causal_only=True,
         needs=frozenset({"tokens"}),
     )
+
+    def default_prompts(self, tokenizer: Any, limit: int | None, seed: int) -> list[Prompt]:
+        """Seeded repeated random tokens, of at most `limit` tokens: the input where nobody gave one."""
+        length = 128 if limit is None else max(1, min(128, limit // 2 - 1))
+        return repeated_tokens(tokenizer, length=min(length, len(tokenizer) // 2), seed=seed)
 
     def target(self, call: AttentionCall) -> Match:
         """Keys after a key with the query's token."""

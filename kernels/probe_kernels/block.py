@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from probe_kernels.chunks import Chunk
+from probe_kernels.chunks import HIDDEN, Chunk
 from probe_kernels.types import Edits, Scores
-
-HIDDEN = -1e30  # a score at or below it counts as hidden; finite, so that 0 · HIDDEN is 0 and not NaN
 
 
 @dataclass

@@ -13,6 +13,7 @@ from probe_kernels.types import Layout
 
 T = TypeVar("T")
 
+HIDDEN = -1e30  # a score at or below it counts as hidden; finite, so that 0 · HIDDEN is 0 and not NaN
 _BLOCK = 64  # columns per block when a general mask is searched for fully visible stretches
 
 
@@ -27,6 +28,29 @@ class Edge:
     def hidden(self) -> Tensor:
         """The complement of `visible`."""
         return ~self.visible
+
+    @cached_property
+    def hidden_per_row(self) -> Tensor:
+        """How many of these keys each row does not see, ``[b, rows]``."""
+        return self.hidden.sum(-1)
+
+    @cached_property
+    def hidden_per_key(self) -> Tensor:
+        """How many rows do not see each key, ``[b, keys]``."""
+        return self.hidden.sum(1)
+
+    @cached_property
+    def wall(self) -> Tensor:
+        """HIDDEN where hidden and 0 elsewhere, float32 ``[b, rows, keys]``, to be added to scores."""
+        return self.hidden.to(torch.float32).mul_(HIDDEN)
+
+    def at(self, keys: slice) -> "Edge":
+        """The same edge at other keys; what was computed of it is kept."""
+        if keys == self.keys:
+            return self
+        other = Edge(keys, self.visible)
+        other.__dict__.update({name: one for name, one in vars(self).items() if name != "keys"})
+        return other
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,7 @@ class Chunk:
             device = self.edges[0].visible.device if self.edges else None
             count = torch.full((1, self.n_rows), self.n_keys, device=device)
             for edge in self.edges:
-                count = count - edge.hidden.sum(-1)
+                count = count - edge.hidden_per_row
             return count
 
         return self.once("count", make)
@@ -106,6 +130,7 @@ class Ground:
         self.key_real = layout.key_real if padded else None
         some = layout.query_real is not None and not bool(layout.query_real.all())
         self.query_real = layout.query_real if some else None
+        self._tiles: dict[tuple[int, int, int], Edge | None] = {}
 
     @property
     def shift(self) -> int | None:
@@ -179,12 +204,21 @@ class Ground:
         f1 = max(min(last - max(starts) + 1, k1), f0)
         if f0 == f1:
             return self._by_search(rows, slice(k0, k1), align)
-        edges = []
-        for part in (slice(k0, f0), slice(f1, k1)):
-            seen = self.tile(rows, part) if part.start < part.stop else None
-            if seen is not None and not bool(seen.all()):
-                edges.append(Edge(part, seen))
-        return Chunk(rows, slice(k0, k1), tuple(edges))
+        edges = (self._edge(rows, part) for part in (slice(k0, f0), slice(f1, k1)) if part.start < part.stop)
+        return Chunk(rows, slice(k0, k1), tuple(edge for edge in edges if edge is not None))
+
+    def _edge(self, rows: slice, keys: slice) -> Edge | None:
+        """The edge at these keys; where only relative positions matter, a tile of the same place serves again."""
+        same = (rows.stop - rows.start, keys.stop - keys.start, keys.start - rows.start)
+        again = self.layout.mask.relative and self.query_start is not None
+        if not again or same not in self._tiles:
+            seen = self.tile(rows, keys)
+            edge = None if seen is None or bool(seen.all()) else Edge(keys, seen)
+            if not again:
+                return edge
+            self._tiles[same] = edge
+        found = self._tiles[same]
+        return None if found is None else found.at(keys)
 
     def _query_range(self, rows: slice) -> tuple[int, int]:
         if self.query_start is not None:

@@ -8,7 +8,7 @@ from probe_kernels.chunks import Chunk
 
 
 def first_masses(block: Block, counts: tuple[int, ...], key_pos: Tensor | None) -> dict[int, Tensor]:
-    """n -> ``[b, h, rows]``; `key_pos` is given where storage order is not the order of positions."""
+    """Per n, masses ``[b, h, rows]``; `key_pos` is given where storage order is not the order of positions."""
     chunk = block.chunk
     most = min(max(counts), chunk.n_keys)
     full = not chunk.edges or chunk.local(chunk.edges[0]).start >= most

@@ -30,7 +30,7 @@ def detached(scores: Scores) -> Scores:
 
 
 def z_with_gradient(inputs: Inputs, ground: Ground, size: int) -> Tensor:
-    """z ``[B, H, Q, Dv]`` in the value's dtype, differentiable in q, k, v, sinks, bias and ALiBi slopes."""
+    """The z ``[B, H, Q, Dv]`` in the value's dtype, differentiable in q, k, v, sinks, bias and ALiBi slopes."""
     scores = inputs.scores
     if scores.value is None:
         raise ValueError("z was wanted, but the scores carry no value; give a value or Want(z=False)")

@@ -7,14 +7,13 @@ end of the chunk, for all heads together.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from probe_kernels import lanes, over_queries, tally
-from probe_kernels.block import HIDDEN, Block, Inputs
-from probe_kernels.chunks import Chunk, Edge
+from probe_kernels.block import Block, Inputs
+from probe_kernels.chunks import HIDDEN, Chunk
 from probe_kernels.lane_rows import Rows
 from probe_kernels.ledger import Ledger, at
 from probe_kernels.over_keys import gap
@@ -154,9 +153,4 @@ class Lane:
             s.clamp_(min=HIDDEN)
         for edge in chunk.edges:
             # Adding is faster than filling, and exact: a finite score is lost beside HIDDEN.
-            wall = chunk.once(("wall", edge.keys.start), partial(_wall, edge, s.dtype))
-            cube[..., chunk.local(edge)] += at(wall, head.batch)[0]
-
-
-def _wall(edge: Edge, dtype: torch.dtype) -> Tensor:
-    return edge.hidden.to(dtype).mul_(HIDDEN)
+            cube[..., chunk.local(edge)] += at(edge.wall, head.batch)[0]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from probe_kernels.block import HIDDEN, Inputs, of_block, with_sink
-from probe_kernels.chunks import Chunk
+from probe_kernels.block import Inputs, of_block, with_sink
+from probe_kernels.chunks import HIDDEN, Chunk
 from probe_kernels.ledger import Ledger
 from probe_kernels.over_keys import behind_of, mass_of, spread_of
 

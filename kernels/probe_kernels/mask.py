@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 Span = tuple[int | None, int | None]  # first and last position; None = unbounded
 _FAR = 2**62
 _NOWHERE = (_FAR, -_FAR)
@@ -38,12 +37,14 @@ class Predicate:
     ``reach(lo, hi)`` optionally bounds the key positions that queries at positions lo…hi can see, as ``(first, last)``
     (None = unbounded), so that whole tiles are skipped without evaluating the rule. ``full(lo, hi)`` optionally
     bounds the key positions that every query at lo…hi sees, so that the rule is evaluated at the edges only.
+    `relative` says that the rule depends on query_pos - key_pos alone, so that a tile serves all others alike.
     """
 
     name: str
     visible: Callable[[Tile], Tensor]
     reach: Callable[[int, int], Span] | None = None
     full: Callable[[int, int], Span] | None = None
+    relative: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -52,7 +53,11 @@ class Predicate:
 def causal() -> Predicate:
     """Keys at or before the query."""
     return Predicate(
-        "causal", lambda t: t.key_pos <= t.query_pos, lambda _lo, hi: (None, hi), lambda lo, _hi: (None, lo)
+        "causal",
+        lambda t: t.key_pos <= t.query_pos,
+        lambda _lo, hi: (None, hi),
+        lambda lo, _hi: (None, lo),
+        relative=True,
     )
 
 
@@ -63,6 +68,7 @@ def within(window: int) -> Predicate:
         lambda t: t.query_pos - t.key_pos < window,
         lambda lo, _hi: (lo - window + 1, None),
         lambda _lo, hi: (hi - window + 1, None),
+        relative=True,
     )
 
 
@@ -155,6 +161,11 @@ class Mask:
             each = [_span(predicate.full, lo, hi, _NOWHERE) for predicate in self.any_of]
             span = _meet(span, max(each, key=lambda one: one[1] - one[0]))
         return span
+
+    @property
+    def relative(self) -> bool:
+        """Whether every predicate depends on query position less key position alone."""
+        return all(predicate.relative for predicate in (*self.all_of, *self.any_of))
 
     @property
     def names(self) -> tuple[str, ...]:

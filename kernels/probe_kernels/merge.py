@@ -57,7 +57,7 @@ def _weight(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def _scaled(weight: Tensor, value: Tensor) -> Tensor:
-    """weight · value, where a weight of 0 silences anything."""
+    """Product of weight and value, where a weight of 0 silences anything."""
     weight = weight.reshape(*weight.shape, *[1] * (value.ndim - weight.ndim))
     return torch.where(weight == 0, 0.0, weight * value.to(weight.dtype))
 
@@ -115,7 +115,7 @@ def _top(out: Attended, a: Attended, b: Attended, weights: tuple[Tensor, Tensor]
 
 
 def _first(n: int, a: Attended, b: Attended, weights: tuple[Tensor, Tensor]) -> Tensor:
-    """a's first n, and where a row saw only m < n keys of a, b's first n - m."""
+    """The first n of `a`, and where a row saw only m < n keys of a, b's first n - m."""
     if a.visible is None:
         raise ValueError("merging `first` needs the number of visible keys; attend with Want(visible=True)")
     mass = _scaled(weights[0], a.first[n])

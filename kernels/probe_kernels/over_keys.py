@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from probe_kernels.block import HIDDEN, Block, of_block
-from probe_kernels.chunks import Chunk
+from probe_kernels.block import Block, of_block
+from probe_kernels.chunks import HIDDEN, Chunk
 from probe_kernels.firsts import first_masses
 from probe_kernels.ledger import Ledger, at
 
@@ -90,7 +90,7 @@ def behind_of(ledger: Ledger, chunk: Chunk) -> tuple[Tensor, Tensor]:
         layout = ledger.ground.layout
         query, key = layout.query_pos[:, chunk.rows], layout.key_pos[:, chunk.keys]
         middle = query[:, query.shape[1] // 2, None]
-        return (middle - key).to(ledger.dtype), (query - middle).to(ledger.dtype)
+        return torch.sub(middle, key).to(ledger.dtype), torch.sub(query, middle).to(ledger.dtype)
 
     return chunk.once("behind", make)
 

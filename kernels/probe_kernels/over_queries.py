@@ -19,7 +19,7 @@ def count(ledger: Ledger, chunk: Chunk) -> None:
         real = None if ledger.real is None else ledger.real[:, chunk.rows, None]
         out.seen_by[:, chunk.keys] += chunk.n_rows if real is None else real.sum(1)
         for edge in chunk.edges:
-            out.seen_by[:, edge.keys] -= (edge.hidden if real is None else edge.hidden & real).sum(1)
+            out.seen_by[:, edge.keys] -= edge.hidden_per_key if real is None else (edge.hidden & real).sum(1)
     for band in ledger.want.bands:
         columns, inside = _band(ledger, chunk, band)
         if columns.start < columns.stop:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from probe_kernels.block import HIDDEN, Inputs
-from probe_kernels.chunks import Chunk, Edge, Ground
+from probe_kernels.block import Inputs
+from probe_kernels.chunks import HIDDEN, Chunk, Edge, Ground
 from probe_kernels.form import form
 from probe_kernels.types import Edits, Layout, Scores
 

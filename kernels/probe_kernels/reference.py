@@ -93,7 +93,7 @@ def _visible(layout: Layout, batch: int, n_query: int, n_key: int) -> Tensor:
 
 
 def dense_scores(scores: Scores, layout: Layout, seen: Tensor) -> Tensor:
-    """s in float64, ``[B, H, Q, K]``, -inf where hidden."""
+    """Scores in float64, ``[B, H, Q, K]``, -inf where hidden."""
     q, k = scores.query.double(), scores.key.double()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     s = scores.scale * torch.matmul(q, k.transpose(-1, -2))

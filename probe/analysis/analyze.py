@@ -5,6 +5,7 @@ from typing import Any
 
 from probe.analysis.fingerprint import fingerprint
 from probe.analysis.forward import Runner, out_of_memory
+from probe.analysis.kept_size import announce_kept
 from probe.analysis.options import AnalyzeOptions
 from probe.analysis.own_inputs import run_own
 from probe.analysis.plan import Plan, prepare
@@ -73,6 +74,10 @@ def _run(plan: Plan, store: Unfinished | None) -> Outcome:
     runner = Runner(loaded, options.chunk)
     with evaluating(loaded.model):
         outcome = Outcome(drift=_drift(plan, runner))
+        if options.keep == "qk" and options.folder is not None:
+            line = announce_kept(runner, plan.inputs, options.folder)
+            options.report_progress(0, plan.inputs.n_prompts, line)
+            outcome.notes.append(line)
         if plan.sweeps:
             outcome.found = Sweep(runner, plan.inputs, plan.on_inputs, plan.interventions, options).run(store)
             outcome.ran.append(plan.inputs)

@@ -12,11 +12,11 @@ from probe.analysis.choice import choose
 from probe.analysis.forward import Runner
 from probe.analysis.inputs import Inputs, Item
 from probe.analysis.keep_map import CELLS
+from probe.analysis.kept_size import kept_bytes, seen_shapes
 from probe.analysis.options import AnalyzeOptions
 from probe.analysis.plan import Plan, prepare
-from probe.analysis.shapes_seen import LayerShape, ShapesSeen
+from probe.analysis.shapes_seen import LayerShape
 from probe.analysis.sweep import Sweep
-from probe.seam.session import Session
 
 _SHORT, _LONG = 256, 1024  # tokens of the two timed forwards
 _BLOCK_BYTES = 6 * 2**23  # the kernels' scratch: a handful of blocks of at most 8 MB each
@@ -71,7 +71,7 @@ def forecast(
     plan = prepare(model, prompts, metrics, (), AnalyzeOptions.of(options, changes))
     runner = Runner(plan.loaded)
     longest = max(plan.inputs.items, key=lambda item: item.n_tokens)
-    shapes = _shapes(runner, longest)
+    shapes = seen_shapes(runner, longest)
     seconds, how = _seconds(plan, runner, longest, metrics)
     experiments = [one.spec for one in plan.choice.experiments]
     left = f"; {', '.join(experiments)} not counted" if experiments else ""
@@ -84,13 +84,6 @@ def forecast(
         seconds=seconds,
         note=f"{how}; peak from the widths of one layer, float32 statistics and one position of logits{left}",
     )
-
-
-def _shapes(runner: Runner, item: Item) -> list[LayerShape]:
-    seen = ShapesSeen()
-    with Session(runner.model, [seen], mode="fused"):
-        runner.run(runner.tensors([_cut(item, 16)]))
-    return list(seen.layers.values())
 
 
 def _seconds(plan: Plan, runner: Runner, longest: Item, metrics: object) -> tuple[float, str]:
@@ -169,7 +162,7 @@ def _output_bytes(plan: Plan, shapes: Sequence[LayerShape]) -> int:
     total += sum(heads * 4 * sum(lengths) for metric in plan.choice.metrics if metric.info.per_token)
     total += 30 * sum(lengths) if plan.options.text else 0
     if plan.options.keep == "qk":
-        total += sum(shape.kept_bytes(n) for shape in shapes for n in lengths)
+        total += kept_bytes(shapes, plan.inputs)
     if plan.options.keep == "map":
         total += sum(heads * min(n, CELLS) ** 2 * 2 for n in lengths)
     return total

@@ -173,6 +173,26 @@ def test_shipped_text_is_cut_with_a_note():
     assert any("128 tokens" in note for note in report.provenance.notes)
 
 
+def test_induction_takes_repeated_tokens_where_nobody_gave_prompts():
+    """Without prompts induction is measured on seeded repeated random tokens, numbered after the shipped text."""
+    report = probe.analyze((llama(), letters()), None, ["entropy", "induction"])
+    assert [record.id for record in report.prompts] == ["0", *(f"repeated:{n}" for n in range(4))]
+    assert list(report.answer("entropy").by_prompt.prompt) == [0]
+    assert list(report.answer("induction").by_prompt.prompt) == [1, 2, 3, 4]
+    assert any("induction was measured on its own prompts" in note for note in report.provenance.notes)
+    given = probe.analyze((llama(), letters()), TEXTS[0], ["induction"])
+    assert list(given.answer("induction").by_prompt.prompt) == [0]
+
+
+def test_training_mode_is_put_back():
+    """A model in training mode is analysed in evaluation mode and is as it was afterwards, module by module."""
+    model = llama().train()
+    model.lm_head.eval()
+    probe.analyze((model, letters()), TEXTS[0], ["entropy"])
+    assert model.model.layers[0].training
+    assert not model.lm_head.training
+
+
 def test_progress_counts_prompts():
     """Progress starts at nothing and ends with everything."""
     seen = []

@@ -1,12 +1,14 @@
 """What a run keeps beside its numbers: pooled maps and, for exact tiles, queries and keys."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from small_models import bert, gpt2, letters, llama, mistral, t5
 
 import probe
-from probe.errors import ReportError, UsageError
+from probe.errors import BudgetError, ReportError, UsageError
 from probe.report.kept import KeptRun
 
 TEXT = "the quick brown fox jumps over the lazy dog, the quick brown fox."
@@ -116,6 +118,20 @@ def test_queries_and_keys_are_refused_under_edited_scores(tmp_path):
     with pytest.raises(UsageError, match="keep='map'"):
         probe.analyze((llama(), letters()), TEXT, ["entropy"], [cut], out=tmp_path / "run", keep="qk")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_size_is_said_first_and_refused_if_too_large(tmp_path, monkeypatch):
+    """What will be written is announced before the first prompt, and refused where the disk has less room."""
+    model, lines = (llama(), letters()), []
+    options = {"out": tmp_path / "run", "keep": "qk", "progress": lambda *now: lines.append(now)}
+    report = probe.analyze(model, TEXT, ["entropy"], **options)
+    assert lines[0][0] == 0
+    assert "of queries and keys" in lines[0][2]
+    assert lines[0][2] in report.provenance.notes
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(BudgetError, match="MB are free"):
+        probe.analyze(model, TEXT, ["entropy"], **{**options, "out": tmp_path / "other"})
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_was_not_kept_is_an_error(tmp_path):

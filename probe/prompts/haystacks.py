@@ -38,32 +38,36 @@ def hide(hidden: HiddenNeedle, tokenizer: Any, text: str | None = None) -> Promp
     """Build the prompt, with spans ``needle`` (the sentence) and ``answer`` (its answer) in the haystack.
 
     The haystack is cut so that the whole prompt has at most `hidden.length` tokens; the needle goes behind the last
-    sentence that ends before the asked depth. The answer's tokens are found by characters, so that a token which the
-    tokenizer merges across its edge still counts.
+    sentence that ends before the asked depth (at depth 1 behind everything, mid-sentence or not). The answer's
+    tokens are found by characters, so that a token which the tokenizer merges across its edge still counts.
 
     Raises:
-        InputError: the length has no room for the needle and its question, or the depth is outside [0, 1].
+        InputError: the length has no room for needle and question, the haystack is too short, or the depth is
+            outside [0, 1].
     """
     if not 0 <= hidden.depth <= 1:
         raise InputError(f"a depth of {hidden.depth} was asked; give one between 0 (front) and 1 (back)")
     source = _from_sentence(text or haystack(), hidden.start)
     frame = len(_framed(hidden, "", tokenizer))
     room = hidden.length - frame
-    if room < 1:
-        raise InputError(
-            f"a length of {hidden.length} tokens was asked; needle and question alone take {frame}: ask for more"
-        )
     # Characters per token differ by text: cut by the tokenizer's own offsets, then give back what merging adds.
     coded = tokenizer(
         source[: room * 12], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
     offsets = coded["offset_mapping"]
-    while True:
-        body = source[: offsets[min(room, len(offsets)) - 1][1]].rstrip()
+    if len(offsets) < room:
+        raise InputError(
+            f"{room} tokens of haystack were asked; the text has {len(offsets)} left: give a longer one"
+        )
+    while room >= 1:
+        body = source[: offsets[room - 1][1]].rstrip()
         prompt = _framed(hidden, body, tokenizer)
         if len(prompt) <= hidden.length:
             return prompt
         room -= len(prompt) - hidden.length
+    raise InputError(
+        f"a length of {hidden.length} tokens was asked; needle and question alone take {frame}: ask for more"
+    )
 
 
 def _framed(hidden: HiddenNeedle, body: str, tokenizer: Any) -> Prompt:

@@ -62,14 +62,19 @@ class _Tower:
             if prompt in wanted and "not_applicable" not in cell:
                 yield self.layers.index(layer), cell
 
-    def pooled(self, metric: Metric, prompts: Iterable[int]) -> Grid:
-        """Σ totals / Σ weights over prompts, per head, after the metric's last step."""
+    def sums(self, metric: Metric, prompts: Iterable[int]) -> tuple[Grid, Grid]:
+        """Σ totals and Σ weights over prompts, per head."""
         total = np.zeros((len(self.layers), max(self.n_heads)))
         weight = np.zeros_like(total)
         for row, cell in self.applicable(prompts):
             one, count = (part.numpy() for part in metric.head(cell))
             total[row, : len(one)] += np.where(count > 0, one, 0.0)
             weight[row, : len(one)] += count
+        return total, weight
+
+    def pooled(self, metric: Metric, prompts: Iterable[int]) -> Grid:
+        """Σ totals / Σ weights over prompts, per head, after the metric's last step."""
+        total, weight = self.sums(metric, prompts)
         ratio = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
         finish: Callable[[Grid], Grid] = getattr(metric, "finish", lambda values: values)
         return finish(ratio)
@@ -92,10 +97,13 @@ def _answer(metric: Metric, tower: _Tower, by_prompt: bool, tokens: bool) -> Ans
 def _by_prompt(metric: Metric, tower: _Tower) -> xr.DataArray:
     axis = metric.info.axis
     values = np.stack([tower.pooled(metric, [prompt]) for prompt in tower.prompts])
-    prompts = np.array(tower.prompts, dtype=np.int64)
-    return xr.DataArray(
-        values, dims=("prompt", "layer", axis), coords={"prompt": prompts, **tower.coords(axis)}
-    )
+    # What each prompt counts for in the head map, so that intervals over prompts pool as the head map does.
+    weights = np.stack([tower.sums(metric, [prompt])[1] for prompt in tower.prompts])
+    dims = ("prompt", "layer", axis)
+    alike = bool((weights == weights[:, :1, :1]).all())
+    weight = ("prompt", weights[:, 0, 0]) if alike else (dims, weights)
+    coords = {"prompt": np.array(tower.prompts, dtype=np.int64), **tower.coords(axis), "weight": weight}
+    return xr.DataArray(values, dims=dims, coords=coords)
 
 
 def _token_maps(metric: Metric, tower: _Tower) -> dict[int, xr.DataArray]:

@@ -50,6 +50,7 @@ def test_rows_are_pooled_over_prompts_and_prompts_are_kept() -> None:
     assert answer.by_prompt.dims == ("prompt", "layer", "head")
     pooled = (12 * answer.by_prompt.values[0] + 5 * answer.by_prompt.values[1]) / 17
     np.testing.assert_allclose(answer.head_map.values, pooled, rtol=1e-9)
+    assert answer.by_prompt["weight"].values.tolist() == [12, 5]
     assert answers(feed(make("distance"), prompts), by_prompt=False)[0].by_prompt is None
 
 

@@ -47,6 +47,7 @@ class Line:
     """What one architecture showed; errors are the largest over the whole product."""
 
     subject: Subject
+    kind: str = ""  # the model's class
     towers: Counter[str] = field(default_factory=Counter)
     fused: float | None = None  # None: not measured
     statistics: float | None = None
@@ -104,8 +105,8 @@ def _inputs(subject: Subject, model: torch.nn.Module) -> Iterator[Inputs]:
 
 def measure(subject: Subject) -> Line:
     """Everything about one architecture."""
-    line = Line(subject)
     model = subject.model()
+    line = Line(subject, type(model).__name__)
     run(
         model, {**subject.inputs(model, 1, 9), "output_attentions": True}
     )  # transformers' own permanent hooks
@@ -194,7 +195,8 @@ def render(lines: list[Line]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return f"""# Architectures
 
-{len(lines)} architectures, {through} of them through transformers' attention registry, the others beside it.
+{len(lines)} configurations of {len({line.kind for line in lines})} model classes; {through} reach transformers' attention registry with every
+layer, the others are beside it, wholly or in part.
 Written by `python docs/architectures.py` ({versions}, float32 on the CPU).
 
 Each is built tiny from its config with random weights, redrawn so that patterns are far from uniform, and run in both

@@ -191,12 +191,13 @@ def render(lines: list[Line]) -> str:
     """The page."""
     rows = [HEADINGS, ["---"] * len(HEADINGS), *(line.cells() for line in lines)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    kinds = len({line.kind for line in lines})
     through = sum(not line.subject.bypass for line in lines)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return f"""# Architectures
 
-{len(lines)} configurations of {len({line.kind for line in lines})} model classes; {through} reach transformers' attention registry with every
-layer, the others are beside it, wholly or in part.
+{len(lines)} configurations of {kinds} model classes. {through} run all their token layers through transformers'
+attention registry (modules beside it, such as pooling heads, are named); the others bypass it, wholly or in part.
 Written by `python docs/architectures.py` ({versions}, float32 on the CPU).
 
 Each is built tiny from its config with random weights, redrawn so that patterns are far from uniform, and run in both

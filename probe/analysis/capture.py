@@ -13,7 +13,6 @@ from probe.analysis.captured.labels import TokenAxes
 from probe.analysis.captured.memory import MemoryStore
 from probe.analysis.captured.numbering import Numbering
 from probe.analysis.captured.observer import CaptureObserver
-from probe.analysis.captured.ondisk import CapturedOnDisk
 from probe.analysis.captured.pieces import Labels, Slot
 from probe.analysis.captured.positions import PositionsLike
 from probe.analysis.captured.result import Captured
@@ -24,8 +23,6 @@ from probe.analysis.options import AnalyzeOptions
 from probe.errors import UsageError
 from probe.models import LoadedModel, as_loaded
 from probe.seam.session import Session
-
-__all__ = ["Captured", "CapturedOnDisk", "capture", "open_capture"]
 
 
 def capture(
@@ -97,11 +94,6 @@ def capture(
             store.label({slot: _labels(slot, observer) for slot in store.open_slots})
             numbering.next_item()
         return store.finish(tuple(dict.fromkeys(notes)))
-
-
-def open_capture(folder: str | Path) -> CapturedOnDisk:
-    """A capture that was written with ``to=``; raises `ReportError` where the folder holds no finished one."""
-    return CapturedOnDisk(folder)
 
 
 def _check_generate(loaded: LoadedModel, generate: int | None) -> None:

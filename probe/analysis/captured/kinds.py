@@ -1,4 +1,4 @@
-"""The arrays that can be captured: their axes, their unit, and what a missing key means. Imports no torch."""
+"""The arrays that can be captured: their axes, their unit, and what a missing key means."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Arrays that are read when they are indexed: one layer's pieces in shards, and layers stacked. Imports no torch."""
+"""Arrays that are read when they are indexed: one layer's pieces in shards, and layers stacked."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A capture opened from its folder: arrays are read from their shards when they are indexed. Imports no torch."""
+"""A capture opened from its folder: arrays are read from their shards when they are indexed."""
 
 import json
 from dataclasses import replace
@@ -38,6 +38,11 @@ class CapturedOnDisk(Captured):
         self.folder = Path(folder)
         index = _index(self.folder)
         super().__init__(_OnDisk(self.folder, index), tuple(index["notes"]))
+
+
+def open_capture(folder: str | Path) -> CapturedOnDisk:
+    """A capture that was written with ``to=``; raises `ReportError` where the folder holds no finished one."""
+    return CapturedOnDisk(folder)
 
 
 class _OnDisk:

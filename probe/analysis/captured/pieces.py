@@ -1,4 +1,4 @@
-"""Pieces of arrays as forwards bring them, and how they become one labelled array. Imports no torch.
+"""Pieces of arrays as forwards bring them, and how they become one labelled array.
 
 A forward brings rows (its queries) and keys. Rows of later steps are appended. A row keeps its place in the
 whole key axis: keys that did not exist yet, or that a sliding cache had dropped, are hidden from it, so they

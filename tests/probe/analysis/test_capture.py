@@ -334,3 +334,23 @@ def test_result_reads_like_a_mapping() -> None:
     assert (list(maps), len(maps), "lse" in maps) == (["pattern", "z"], 2, False)
     with pytest.raises(UnknownNameError, match="unknown captured array 'lse'"):
         maps["lse"]
+
+
+def test_real_weights_and_words(smollm2: probe.LoadedModel) -> None:
+    """On SmolLM2, one head's pattern is eager's, in either mode, with the text's own tokens along it."""
+    text = "The quick brown fox jumps over the lazy dog. The quick brown fox sleeps."
+    own = attentions_of(smollm2, text)
+    for mode in ("shadow", "fused"):
+        maps = probe.capture(smollm2, text, ["pattern", "z"], layers=[18], heads=[6], mode=mode)
+        np.testing.assert_allclose(maps["pattern"].values[0, 0], own[18][0, 6].numpy(), atol=1e-4)
+    assert maps["pattern"].coords["key_token"].values[:4].tolist() == ["The", " quick", " brown", " fox"]
+    assert maps["z"].dims == ("layer", "head", "query_pos", "d_head")
+
+
+def attentions_of(loaded: probe.LoadedModel, text: str) -> Any:
+    """Eager's attention weights; the model goes back to the attention that it had."""
+    before = loaded.model.config._attn_implementation
+    try:
+        return attentions(loaded.model, **loaded.tokenizer(text, return_tensors="pt")).attentions
+    finally:
+        loaded.model.set_attn_implementation(before)

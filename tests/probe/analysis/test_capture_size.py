@@ -16,8 +16,7 @@ from subjects.catalogue import SUBJECTS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import probe
-from probe.analysis.capture import open_capture
-from probe.analysis.captured import Captured, CapturedOnDisk, cut, disk
+from probe.analysis.captured import Captured, CapturedOnDisk, cut, disk, open_capture
 from probe.errors import BudgetError, OutputError, ReportError, UsageError
 from probe.prompts import Prompt
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +156,7 @@ def _pretrained(
     from transformers import AutoConfig
 
     try:
-        with _quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(path, **where)
             model, info = auto_class(config).from_pretrained(
                 path, config=config, dtype=dtype or "auto", output_loading_info=True, **where
@@ -193,7 +192,7 @@ def _tokenizer(path: str, where: dict[str, Any]) -> tuple[Any | None, tuple[str,
     from transformers import AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(path, **where)
     except _READ_ERRORS as error:
         return None, (_NO_TOKENIZER.format(" ".join(str(error).split())[:120]),)
@@ -253,7 +252,3 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in known:
         raise UnknownNameError.of("dtype", dtype, known)
     return known[dtype]
-
-
-def _quiet() -> AbstractContextManager[None]:
-    return quiet_transformers() if not os.environ.get("PROBE_VERBOSE") else nullcontext()

@@ -2,7 +2,7 @@
 
     python docs/architectures.py [NAME ...] [--out docs/architectures.md]
 
-Every subject of tests/subjects is built tiny from its config with random weights (no download) and run in both modes,
+Every subject in tests/support/subjects is built tiny from its config with random weights (no download), run in both modes,
 padded and not, at batch 1 and 2, in one forward, from a KV cache and inside ``generate()``. Exit code 1 if anything is
 out of tolerance.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import torch  # noqa: E402
 import transformers  # noqa: E402

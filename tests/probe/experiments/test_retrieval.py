@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from copier import copier
 from hypothesis import given
 from hypothesis import strategies as st
-from support.copier import copier
-from support.small_models import bert, letters, llama
+from small_models import bert, letters, llama
 
 from probe.errors import UsageError
 from probe.experiments import retrieval

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.small_models import letters, llama
-from support.tiny_gguf import write_gguf
-from support.wheels import known, make_wheel
+from small_models import letters, llama
+from tiny_gguf import write_gguf
+from wheels import known, make_wheel
 
 import probe
 from probe.errors import ModelError, UnknownNameError

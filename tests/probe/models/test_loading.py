@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.small_models import bert, letters, llama, t5, vit
+from small_models import bert, letters, llama, t5, vit
 from transformers import RobertaConfig, RobertaModel
 
 from probe.errors import ModelError, UnknownNameError, UsageError

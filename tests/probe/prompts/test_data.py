@@ -6,10 +6,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from copier import words_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.copier import words_tokenizer
-from support.small_models import letters
+from small_models import letters
 
 from probe.errors import InputError, UsageError
 from probe.prompts import (

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.small_models import letters
+from small_models import letters
 
 from probe.errors import InputError
 from probe.prompts import read_prompts, read_text

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from copier import words_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from support.copier import words_tokenizer
-from support.small_models import letters
+from small_models import letters
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from probe.analysis.files import replace_file
+from probe.analysis.lock import FolderLock
 from probe.errors import OutputError
 from probe.metrics.base import Metric
 from probe.metrics.state import restore, state
@@ -35,7 +36,8 @@ def check_output(folder: Path) -> None:
         raise OutputError(f"out={folder} was asked; {nearest} is not a folder: choose another")
     if not _writable(nearest):
         raise OutputError(f"out={folder} was asked; {nearest} cannot be written: choose another folder")
-    if folder.exists() and any(folder.iterdir()) and not (folder / UNFINISHED / "run.json").is_file():
+    others = [path for path in folder.iterdir() if path.name != UNFINISHED] if folder.exists() else []
+    if others and not (folder / UNFINISHED / "run.json").is_file():
         raise OutputError(f"out={folder} was asked; it is not empty: choose an empty or new folder")
 
 
@@ -69,6 +71,8 @@ class Unfinished:
                 "repeat that call to finish it, or choose another folder"
             )
         self.fresh, self.created = known is None, not folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder)
         if self.fresh:
             replace_file(self.folder / "run.json", json.dumps(asked).encode())
 
@@ -88,7 +92,7 @@ class Unfinished:
     def save(self, number: int, metrics: Sequence[Metric], notes: Mapping[str, Any]) -> None:
         """Keep one finished batch: the cells of every metric, and what the session noted."""
         arrays = {f"{i}/{name}": value for i, metric in enumerate(metrics) for name, value in state(metric)}
-        shapes = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        shapes = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         replace_file(self._shard(number), save(shapes, metadata={"notes": json.dumps(notes)}))
 
     def restore(self, metrics: Sequence[Metric], batches: int) -> None:
@@ -104,10 +108,12 @@ class Unfinished:
 
     def finish(self) -> None:
         """Forget the state: the report is final."""
+        self._lock.release()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def abandon(self) -> None:
         """After a failure: leave nothing behind unless a batch was finished."""
+        self._lock.release()
         if not self.fresh or self._shard(0).is_file():
             return
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -115,6 +115,21 @@ def test_another_run_is_refused_and_changes_nothing(tmp_path, change, word):
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    """While one run writes to a folder, a second one of the same call is refused and the first finishes."""
+    out, model, refused = tmp_path / "run", (llama(), letters()), []
+
+    def again(done, total, what):
+        if done == 1:
+            with pytest.raises(OutputError, match="another run") as caught:
+                probe.analyze((llama(), letters()), TEXTS, METRICS, out=out)
+            refused.append(caught)
+
+    report = probe.analyze(model, TEXTS, METRICS, out=out, progress=again)
+    assert len(refused) == 1
+    assert probe.open_report(out).identical(report)
+
+
 def test_a_finished_report_is_never_overwritten(tmp_path):
     """The folder of a finished report is refused, and stays as it is."""
     out, model = tmp_path / "run", (llama(), letters())

@@ -2,9 +2,9 @@
 
     python docs/architectures.py [NAME ...] [--out docs/architectures.md]
 
-Every subject in tests/support/subjects is built tiny from its config with random weights (no download), run in both modes,
-padded and not, at batch 1 and 2, in one forward, from a KV cache and inside ``generate()``. Exit code 1 if anything is
-out of tolerance.
+Every subject in tests/support/subjects is built tiny from its config with random weights (no download) and run in
+both modes, padded and not, at batch 1 and 2, in one forward, from a KV cache and inside ``generate()``. Exit code 1 if
+anything is out of tolerance.
 """
 
 import argparse

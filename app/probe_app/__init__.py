@@ -1,1 +1,1 @@
-"""The dashboard's room: reads reports, draws them, touches heads. Registered under the entry-point group probe.commands."""
+"""The dashboard: reads reports, draws them, and needs no model to do so."""

@@ -132,7 +132,7 @@ class Ground:
         self.query_real = layout.query_real if some else None
         self._tiles: dict[tuple[int, int, int], Edge | None] = {}
 
-    @property
+    @cached_property
     def shift(self) -> int | None:
         """Storage index of the key at the first query's position, where positions run alike in every batch row."""
         if self.key_start is None or self.query_start is None:

@@ -6,6 +6,7 @@ Axes: ``B`` batch, ``H`` query heads, ``Hk`` key/value heads (H % Hk == 0; query
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -99,27 +100,27 @@ class Want:
     # ^ torch backend only: fn(block p [B, H, rows, keys], rows, keys) -> [B, H, rows, ...], concatenated over rows
 
     def __or__(self, other: "Want") -> "Want":
-        merged: dict[str, object] = {}
-        for one in fields(self):
-            a, b = getattr(self, one.name), getattr(other, one.name)
-            if isinstance(a, bool):
-                merged[one.name] = a or b
-            elif isinstance(a, tuple):
-                merged[one.name] = tuple(dict.fromkeys((*a, *b)))
-            elif isinstance(a, frozenset):
-                merged[one.name] = a | b
-            elif isinstance(a, int):
-                if a and b and a != b:
-                    raise ValueError(f"two block sizes of the table were wanted, {a} and {b}; agree on one")
-                merged[one.name] = a or b
-            else:
-                clash = [key for key in a if key in b and a[key] is not b[key]]
-                if clash:
-                    raise ValueError(
-                        f"two different {one.name} were wanted under the name {clash[0]!r}; rename one"
-                    )
-                merged[one.name] = {**a, **b}
-        return Want(**merged)  # type: ignore[arg-type]
+        return Want(**{name: _union(name, getattr(self, name), getattr(other, name)) for name in _WANTS})
+
+
+def _union(name: str, a: Any, b: Any) -> Any:
+    if isinstance(a, bool):
+        return a or b
+    if isinstance(a, tuple):
+        return tuple(dict.fromkeys((*a, *b)))
+    if isinstance(a, frozenset):
+        return a | b
+    if isinstance(a, int):
+        if a and b and a != b:
+            raise ValueError(f"two block sizes of the table were wanted, {a} and {b}; agree on one")
+        return a or b
+    clash = [key for key in a if key in b and a[key] is not b[key]]
+    if clash:
+        raise ValueError(f"two different {name} were wanted under the name {clash[0]!r}; rename one")
+    return {**a, **b} if a or b else a
+
+
+_WANTS = tuple(one.name for one in fields(Want))
 
 
 @dataclass

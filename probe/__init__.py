@@ -19,6 +19,7 @@ _WHERE = {
     "edit": "probe.analysis",
     "verify": "probe.seam",
     "capture": "probe.analysis",
+    "forecast": "probe.analysis",
     "open_capture": "probe.analysis.captured",
     "METRICS": "probe.metrics",
     "Report": "probe.report",

@@ -130,6 +130,19 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
     assert probe.open_report(out).identical(report)
 
 
+def test_a_run_killed_at_its_very_start_can_start_again(tmp_path):
+    """A folder in which nothing but an empty state was made is as good as empty."""
+    out = tmp_path / "run"
+    (out / "unfinished").mkdir(parents=True)
+    (out / "unfinished" / "lock").touch()
+    probe.analyze((llama(), letters()), TEXTS[0], ["entropy"], out=out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "arrays.safetensors",
+        "prompts.jsonl",
+        "report.json",
+    ]
+
+
 def test_a_finished_report_is_never_overwritten(tmp_path):
     """The folder of a finished report is refused, and stays as it is."""
     out, model = tmp_path / "run", (llama(), letters())

@@ -77,7 +77,8 @@ class _OnDisk:
         wanted = key[axis]
         span = range(*wanted.indices(sum(lengths))) if isinstance(wanted, slice) else [int(wanted)]
         low, high = (min(span), max(span) + 1) if len(span) else (0, 0)
-        parts, start = [], 0
+        parts: list[Piece] = []
+        start = 0
         for (piece, extent), length in zip(pieces, lengths, strict=True):
             part = slice(max(low - start, 0), min(high - start, length))
             if part.start < part.stop or (not len(span) and not parts):

@@ -1,6 +1,6 @@
 """Which queries or keys were asked: a slice, token indices, or span names, always counted over real tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,8 +43,8 @@ class Positions:
                 )
             return cls(side, asked)
         if isinstance(asked, str | int | np.integer):
-            asked = [asked]  # type: ignore[assignment,list-item]
-        items = list(asked)  # type: ignore[arg-type]
+            asked = [asked]
+        items = list(asked) if isinstance(asked, Iterable) else []
         if items and all(isinstance(one, str) for one in items):
             return cls(side, tuple(items))
         if items and all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in items):
@@ -60,14 +60,14 @@ class Positions:
         length = axis.length if axis.length is not None else int(index.max(initial=-1)) + 1
         if isinstance(asked, slice):
             start, stop = _from_end(asked.start, length) or 0, _from_end(asked.stop, length)
-            inside = real & (index >= start) & ((index - start) % (asked.step or 1) == 0)
+            inside: np.ndarray = real & (index >= start) & ((index - start) % (asked.step or 1) == 0)
             return inside if stop is None else inside & (index < stop)
         if asked and isinstance(asked[0], str):
             flags = np.zeros(length, dtype=bool)
             for name in asked:
                 flags |= np.asarray(axis.spans[str(name)], dtype=bool)[:length]
             return real & np.isin(index, np.flatnonzero(flags))
-        return real & np.isin(index, [_from_end(int(one), length) for one in asked])
+        return real & np.isin(index, [int(one) if int(one) >= 0 else int(one) + length for one in asked])
 
     def check(self, axis: Axis) -> None:
         """Raise `UnknownNameError` or `UsageError` for a span or an index that the axis does not have."""

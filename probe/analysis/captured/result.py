@@ -124,7 +124,7 @@ class Captured:
                 )
         stack = indexing.LazilyIndexedArray(Stack([array.variable for array in arrays]))
         coords = {key: value for key, value in first.coords.items() if key != "layer"}
-        coords["layer"] = ("layer", np.array([slot.layer for slot in slots]))  # type: ignore[assignment]
+        coords["layer"] = ("layer", np.array([slot.layer for slot in slots]))
         data = xr.Variable(("layer", *first.dims), stack, first.attrs)
         stacked = xr.DataArray(data, coords=coords, name=name)
         return stacked if any(_on_disk(array) for array in arrays) else stacked.load()

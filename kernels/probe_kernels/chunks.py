@@ -60,6 +60,7 @@ class Chunk:
     rows: slice
     keys: slice
     edges: tuple[Edge, ...]
+    device: torch.device = field(default=torch.device("cpu"), compare=False)
     memo: dict[object, object] = field(default_factory=dict, compare=False)
 
     @property
@@ -90,8 +91,7 @@ class Chunk:
         """Bool ``[b, rows, columns]`` for columns of the block, put together from the edges."""
         first, last = columns.start, columns.stop
         batch = max((edge.visible.shape[0] for edge in self.edges), default=1)
-        device = self.edges[0].visible.device if self.edges else None
-        seen = torch.ones(batch, self.n_rows, last - first, dtype=torch.bool, device=device)
+        seen = torch.ones(batch, self.n_rows, last - first, dtype=torch.bool, device=self.device)
         for edge in self.edges:
             at = self.local(edge)
             lo, hi = max(at.start, first), min(at.stop, last)
@@ -103,8 +103,7 @@ class Chunk:
         """Number of visible keys, int64 ``[b, rows]``."""
 
         def make() -> Tensor:
-            device = self.edges[0].visible.device if self.edges else None
-            count = torch.full((1, self.n_rows), self.n_keys, device=device)
+            count = torch.full((1, self.n_rows), self.n_keys, device=self.device)
             for edge in self.edges:
                 count = count - edge.hidden_per_row
             return count
@@ -205,7 +204,10 @@ class Ground:
         if f0 == f1:
             return self._by_search(rows, slice(k0, k1), align)
         edges = (self._edge(rows, part) for part in (slice(k0, f0), slice(f1, k1)) if part.start < part.stop)
-        return Chunk(rows, slice(k0, k1), tuple(edge for edge in edges if edge is not None))
+        return self._made(rows, slice(k0, k1), tuple(edge for edge in edges if edge is not None))
+
+    def _made(self, rows: slice, keys: slice, edges: tuple[Edge, ...]) -> Chunk:
+        return Chunk(rows, keys, edges, self.layout.key_pos.device)
 
     def _edge(self, rows: slice, keys: slice) -> Edge | None:
         """The edge at these keys; where only relative positions matter, a tile of the same place serves again."""
@@ -229,15 +231,15 @@ class Ground:
     def _by_search(self, rows: slice, keys: slice, align: int) -> Chunk:
         seen = self.tile(rows, keys)
         if seen is None:
-            return Chunk(rows, keys, ())
+            return self._made(rows, keys, ())
         some = seen.flatten(0, 1).any(0).nonzero()
         if some.numel() == 0:
             keys = slice(keys.start, keys.start + 1)
-            return Chunk(rows, keys, (Edge(keys, seen[:, :, :1]),))
+            return self._made(rows, keys, (Edge(keys, seen[:, :, :1]),))
         k0 = (keys.start + int(some[0])) // align * align
         seen = seen[:, :, k0 - keys.start : int(some[-1]) + 1]
         found = slice(k0, keys.start + int(some[-1]) + 1)
-        return Chunk(rows, found, tuple(_edges(seen, found)))
+        return self._made(rows, found, tuple(_edges(seen, found)))
 
 
 def _edges(seen: Tensor, keys: slice) -> Iterator[Edge]:

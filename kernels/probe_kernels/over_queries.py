@@ -14,7 +14,7 @@ def count(ledger: Ledger, chunk: Chunk) -> None:
     """What depends on the mask alone: visible keys per row, real queries per key."""
     out = ledger.out
     if out.visible is not None:
-        out.visible[:, chunk.rows] = chunk.count_visible().to(out.visible.device)
+        out.visible[:, chunk.rows] = chunk.count_visible()
     if out.seen_by is not None:
         real = None if ledger.real is None else ledger.real[:, chunk.rows, None]
         out.seen_by[:, chunk.keys] += chunk.n_rows if real is None else real.sum(1)
@@ -27,7 +27,7 @@ def count(ledger: Ledger, chunk: Chunk) -> None:
 
 
 def _seen(ledger: Ledger, chunk: Chunk, columns: slice, inside: Tensor) -> Tensor:
-    seen = chunk.visible(columns).to(inside.device) & inside
+    seen = chunk.visible(columns) & inside
     if ledger.real is not None:
         seen = seen & ledger.real[:, chunk.rows, None]
     return seen.sum(1)

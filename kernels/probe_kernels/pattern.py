@@ -98,7 +98,9 @@ def _whole_rows(inputs: Inputs, ground: Ground, rows: slice, keys: slice, edits:
 def _tile(inputs: Inputs, ground: Ground, rows: slice, keys: slice) -> Tensor:
     seen = ground.tile(rows, keys)
     edges = () if seen is None else (Edge(keys, seen),)
-    return inputs.raw(Chunk(rows, keys, edges), ground.layout.query_pos, ground.layout.key_pos)
+    return inputs.raw(
+        Chunk(rows, keys, edges, ground.layout.key_pos.device), ground.layout.query_pos, ground.layout.key_pos
+    )
 
 
 def _of_heads(scores: Scores, heads: list[int]) -> Scores:

@@ -96,17 +96,24 @@ class AttentionCall:
 
     @property
     def key_index(self) -> Int[Tensor, "batch key_pos"]:
-        """Index of each key among the real tokens of its prompt; -1 for padding. Sliding caches keep true indices."""
-        return self._real_index(self.layout.key_pos, self.key_real)
+        """Index of each key among the real tokens of its prompt; -1 for padding. Sliding caches keep true indices.
+
+        Slots of a static cache that no token has filled yet are no tokens: -1 as well.
+        """
+        filled = self.key_real
+        if self.place.tower == "decoder":
+            filled = filled & (self.layout.key_pos <= self.layout.query_pos.amax(-1, keepdim=True))
+        return self._real_index(self.layout.key_pos, filled)
 
     def _real_index(self, positions: Tensor, real: Tensor) -> Tensor:
         positions = positions.expand(real.shape[0], -1)
         if self.batch.real is None:
             return positions.masked_fill(~real, -1)
         before = torch.cumsum(self.batch.real.to(torch.int64), dim=1) - 1
-        if self.place.tower == "cross" or int(positions.max()) >= before.shape[1]:
+        last = positions.masked_fill(~real, -1).max()
+        if self.place.tower == "cross" or int(last) >= before.shape[1]:
             return positions.masked_fill(~real, -1)
-        return before.gather(1, positions.clamp_min(0)).masked_fill(~real, -1)
+        return before.gather(1, positions.clamp(0, before.shape[1] - 1)).masked_fill(~real, -1)
 
     def with_scores(self, scores: Scores) -> "AttentionCall":
         """The same call with other scores (an intervention's edit)."""

@@ -16,10 +16,12 @@ from transformers.cache_utils import Cache
 
 from probe.errors import ModelInUseError
 from probe.seam.call import Batch, Phase
-from probe.seam.masks import LazyMask
+from probe.seam.masks import spec_of
 from probe.seam.places import submodels
 
 Spans = dict[str, Tensor]
+
+UNKNOWN_TOKEN = -1  # stands where a cache holds a token that no observed forward was given
 
 
 @dataclass
@@ -63,7 +65,6 @@ class Forwards:
         self.last: Forward | None = None
         self.count = 0
         self.notes: list[str] = []
-        self.on_end: Callable[[Forward], None] | None = None
         self.prefilling = False  # True while a prompt is fed in chunks: continuations are prefill, not decode
         self._depth = 0
         self._next_prompt = 0
@@ -110,8 +111,6 @@ class Forwards:
         if isinstance(cache, Cache) and output is not None:
             self._remember(cache)
         self.last, self.current = self.current, None
-        if self.on_end is not None and output is not None:
-            self.on_end(self.last)
 
     def _open(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         alone = module is not self.model and self._is_encoder_of_model(module)
@@ -124,14 +123,15 @@ class Forwards:
         start = _seen(cache) if isinstance(cache, Cache) else 0
         real = _padding(kwargs.get(f"{prefix}attention_mask"), start + length)
         if before is not None and start < before.length:
-            before = replace(before, reordered=True)
+            kept = None if before.tokens is None else before.tokens[:, :start]
+            before = replace(before, tokens=kept, reordered=True)
             self.notes.append(
                 "tokens were revisited (a cache was cropped): token maps of this run are not kept"
             )
         numbers = None
         if self._encoded is not None and before is None and kwargs.get("encoder_outputs") is not None:
             numbers = _spread(self._encoded.prompts, width)
-        batch = self._batch(before, width, tokens, real, numbers)
+        batch = self._batch(before, width, tokens, real, numbers, start)
         forward = Forward(batch, start, width, thread=threading.get_ident())
         forward.phase = "decode" if start and not self.prefilling else "prefill"
         forward.wants_weights = _wants_weights(self.model, kwargs)
@@ -149,6 +149,7 @@ class Forwards:
         tokens: Tensor | None,
         real: Tensor | None,
         numbers: tuple[int, ...] | None,
+        start: int,
     ) -> Batch:
         if before is not None:
             joined = None
@@ -157,6 +158,8 @@ class Forwards:
             return Batch(before.prompts, before.step + 1, joined, real, before.spans, before.reordered)
         if numbers is not None and len(numbers) == width:
             return Batch(numbers, 0, tokens, real, (), reordered=len(set(numbers)) < width)
+        if start and tokens is not None:  # a cache that was filled unseen: its tokens are not known
+            tokens = torch.nn.functional.pad(tokens, (start, 0), value=UNKNOWN_TOKEN)
         prompts = tuple(range(self._next_prompt, self._next_prompt + width))
         self._next_prompt += width
         spans, self._announced = self._announced, ()
@@ -202,6 +205,8 @@ class Forwards:
             known = self._threads.get(key)
             if known is not None and not torch.equal(beam_idx.cpu(), torch.arange(len(beam_idx))):
                 known.reordered = True
+                if known.tokens is not None:
+                    known.tokens = known.tokens.index_select(0, beam_idx.to(known.tokens.device))
             original(beam_idx)
 
         cache.reorder_cache = reorder_cache
@@ -262,8 +267,8 @@ def _padding(mask: object, length: int) -> Tensor | None:
     """The real tokens among the first `length`; None where all are real or nobody says."""
     if isinstance(mask, dict):
         mask = next((value for value in mask.values() if isinstance(value, Tensor)), None)
-    if isinstance(mask, LazyMask):
-        mask = mask.spec.padding
+    if isinstance(mask, Tensor) and mask.ndim == 4 and (spec := spec_of(mask)) is not None:
+        mask = spec.padding
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         return None
     real = mask[:, :length].bool() if length else mask.bool()

@@ -19,8 +19,8 @@ from probe.errors import ModelInUseError, UnsupportedAttentionError
 from probe.seam.build import batch_for, build_call
 from probe.seam.call import Activation, AttentionCall, Batch, Place
 from probe.seam.fallback import Fallback
-from probe.seam.forwards import Forward, Forwards
-from probe.seam.masks import LazyMask, MaskSpec
+from probe.seam.forwards import Forwards
+from probe.seam.masks import LazyMask, spec_of
 from probe.seam.observer import ModelObserver
 from probe.seam.places import attention_modules, places
 from probe.seam.points import attach as attach_points
@@ -58,9 +58,7 @@ class Hub:
         self.notes: list[str] = []
         self._names: dict[int, str] = {}
         self._modules = attention_modules(model)
-        self._mask_specs: dict[int, tuple[Any, MaskSpec]] = {}
         self.mask_bytes = 0  # the largest mask that the model's own implementation built (shadow)
-        self.forwards.on_end = self._end_of_forward
         self._undo: list[Callable[[], None]] = []
 
     # -- membership ----------------------------------------------------------------------------------------------
@@ -130,7 +128,7 @@ class Hub:
             self._undo.append(switched.restore)
             switched.fuse(self.model)
         else:
-            self._undo.append(shadow(self.model, shadow_attention, see_mask))
+            self._undo.append(shadow(self.model, shadow_attention))
         for observer in self._observers():
             if isinstance(observer, ModelObserver):
                 self._undo.append(observer.prepare(self.model))
@@ -154,7 +152,6 @@ class Hub:
         while self._undo:
             self._undo.pop()()
         self.fallback = None
-        self._mask_specs.clear()
 
     def _enter(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: Any) -> None:
@@ -202,7 +199,9 @@ class Hub:
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AttentionCall:
         """The call that an attention function's arguments describe."""
         query, key, value, mask, keywords = _arguments(args, kwargs)
-        spec = None if isinstance(mask, LazyMask) else self._spec_of(mask)
+        spec = None if isinstance(mask, LazyMask) else spec_of(mask)
+        if spec is not None and mask is not None:
+            self.mask_bytes = max(self.mask_bytes, mask.numel() * mask.element_size())
         made = build_call(
             module, (query, key, value), mask, keywords, (self.place(module), self.forwards), spec
         )
@@ -235,22 +234,6 @@ class Hub:
         for observer in self._observers():
             observer.update(call, attended)
 
-    def see_mask(self, made: Any, spec: MaskSpec) -> None:
-        """Remember what a mask was asked with, in shadow mode."""
-        if made is not None:
-            self._mask_specs[id(made)] = (made, spec)
-
-    def _spec_of(self, mask: object) -> MaskSpec | None:
-        known = self._mask_specs.get(id(mask))
-        return known[1] if known is not None and known[0] is mask else None
-
-    def _end_of_forward(self, forward: Forward) -> None:
-        """Account for the masks that were made dense, and forget them."""
-        for _, spec in self._mask_specs.values():
-            n_cells = spec.batch_size * spec.q_length * spec.kv_length
-            self.mask_bytes = max(self.mask_bytes, n_cells)
-        self._mask_specs.clear()
-
     @property
     def kernels(self) -> str | None:
         """The kernel backend that a session asked for."""
@@ -260,14 +243,6 @@ class Hub:
 def hub_of(module: nn.Module) -> "Hub | None":
     """The hub that observes a module, if any."""
     return _hubs.get(id(module))
-
-
-def see_mask(made: Any, spec: MaskSpec) -> None:
-    """Offer a mask that transformers built to every hub whose model is inside a forward on this thread."""
-    for hub in {id(h): h for h in _by_model.values()}.values():
-        current = hub.forwards.current
-        if current is not None and current.thread == threading.get_ident():
-            hub.see_mask(made, spec)
 
 
 def _arguments(

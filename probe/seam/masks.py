@@ -164,6 +164,18 @@ def _sliced(
     return LazyMask(mask.spec, window[0], window[1], lead)
 
 
+def remember(made: object, spec: MaskSpec) -> None:
+    """Write on a mask what it was asked with: `generate()` makes masks before the forward that uses them."""
+    if isinstance(made, Tensor):
+        made.probe_spec = spec  # type: ignore[attr-defined]
+
+
+def spec_of(mask: object) -> MaskSpec | None:
+    """What a mask was asked with; None for a mask that somebody made by hand."""
+    spec = mask.spec if isinstance(mask, LazyMask) else getattr(mask, "probe_spec", None)
+    return spec if isinstance(spec, MaskSpec) else None
+
+
 def lazy_mask(**keywords: Any) -> LazyMask:
     """The mask function registered beside our attention, boolean form."""
     return LazyMask(MaskSpec.of(keywords, additive=False))

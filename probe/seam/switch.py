@@ -17,7 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from probe.errors import CaptureError
-from probe.seam.masks import MaskSpec, lazy_additive_mask, lazy_mask
+from probe.seam.masks import MaskSpec, lazy_additive_mask, lazy_mask, remember
 from probe.seam.places import submodels
 
 FUSED, FUSED_ADDITIVE = "probe", "probe_additive"
@@ -102,10 +102,9 @@ _wraps: dict[tuple[str, str], _Wrap] = {}
 Around = Callable[
     [AttentionFunction, nn.Module, tuple[Any, ...], dict[str, Any]], tuple[Tensor, Tensor | None]
 ]
-SeeMask = Callable[[Any, MaskSpec], None]
 
 
-def shadow(model: nn.Module, around: Around, see_mask: SeeMask) -> Callable[[], None]:
+def shadow(model: nn.Module, around: Around) -> Callable[[], None]:
     """Wrap the attention and mask functions that `model` uses now; returns the function that unwraps them.
 
     The wrapper is process-wide but answers for others exactly as the wrapped function does.
@@ -122,7 +121,7 @@ def shadow(model: nn.Module, around: Around, see_mask: SeeMask) -> Callable[[], 
         for name in sorted(names):
             _wrap(("attention", name), partial(_attention_wrap, name, around), used)
             if name in ALL_MASK_ATTENTION_FUNCTIONS:
-                _wrap(("mask", name), partial(_mask_wrap, name, see_mask), used)
+                _wrap(("mask", name), partial(_mask_wrap, name), used)
 
     def undo() -> None:
         with _lock:
@@ -165,13 +164,13 @@ def _own_eager(module: nn.Module) -> AttentionFunction:
     )
 
 
-def _mask_wrap(name: str, see_mask: SeeMask) -> _Wrap:
+def _mask_wrap(name: str) -> _Wrap:
     native = ALL_MASK_ATTENTION_FUNCTIONS[name]
 
     def mask(*args: Any, **keywords: Any) -> Any:
         made = native(*args, **keywords)
         if not args:
-            see_mask(made, MaskSpec.of(keywords, additive=False))
+            remember(made, MaskSpec.of(keywords, additive=False))
         return made
 
     return _Wrap(ALL_MASK_ATTENTION_FUNCTIONS, name, mask)

@@ -5,6 +5,7 @@ import torch
 from probe_kernels.types import Want
 
 from probe.seam import Session
+from probe.seam.forwards import UNKNOWN_TOKEN
 
 
 class Batches:
@@ -93,3 +94,38 @@ def test_a_cache_filled_before_the_session_is_a_new_prompt_that_decodes():
     batch, phase = watch.seen[0]
     assert batch.prompts == (0,)
     assert phase == "decode"
+
+
+def test_a_cropped_cache_forgets_the_tokens_that_it_lost():
+    """Rejected drafts (assisted generation) leave no token ids behind, so that token matches stay true."""
+    model, ids = tiny.llama(), tiny.tokens(1, 9)
+    with torch.no_grad(), Session(model, [watch := Batches()]):
+        cache = model(ids[:, :6], use_cache=True).past_key_values
+        cache.crop(-2)
+        model(ids[:, 6:], past_key_values=cache)
+    batch, _ = watch.seen[1]
+    assert torch.equal(batch.tokens, torch.cat([ids[:, :4], ids[:, 6:]], dim=1))
+    assert batch.reordered
+
+
+def test_rows_that_beams_swap_take_their_tokens_with_them():
+    """After a cache was reordered, each row's tokens are those whose keys it now holds."""
+    model, ids = tiny.llama(), tiny.tokens(2, 6)
+    with torch.no_grad(), Session(model, [watch := Batches()]):
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        cache.reorder_cache(torch.tensor([1, 1]))
+        model(ids[:, 5:], past_key_values=cache)
+    batch, _ = watch.seen[1]
+    assert torch.equal(batch.tokens, torch.cat([ids[[1, 1], :5], ids[:, 5:]], dim=1))
+    assert batch.reordered
+
+
+def test_tokens_of_a_cache_that_was_filled_unseen_are_unknown():
+    """Token ids lie at their storage positions; what was never seen is no token, rather than another's."""
+    model, ids = tiny.llama(), tiny.tokens(1, 6)
+    with torch.no_grad():
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        with Session(model, [watch := Batches()]):
+            model(ids[:, 5:], past_key_values=cache)
+    batch, _ = watch.seen[0]
+    assert batch.tokens.tolist() == [[UNKNOWN_TOKEN] * 5 + [int(ids[0, 5])]]

@@ -4,8 +4,27 @@ Names are loaded on first use, so that ``import probe`` and ``probe --help`` cos
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if (
+    TYPE_CHECKING
+):  # for editors and type checkers; at run time `__getattr__` imports each name when it is used
+    from probe.analysis import analyze, capture, edit, forecast, observe
+    from probe.analysis.captured import open_capture
+    from probe.errors import ProbeError
+    from probe.metrics import METRICS
+    from probe.models import LoadedModel, fetch, load
+    from probe.prompts import Prompt
+    from probe.report import Report, open_report
+    from probe.seam import verify
+    from probe.terms import HeadId
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "analyze", "capture", "edit",
+    "fetch", "forecast", "load", "observe", "open_capture", "open_report", "verify",
+]  # fmt: skip
 
 _WHERE = {
     "ProbeError": "probe.errors",
@@ -25,8 +44,6 @@ _WHERE = {
     "Report": "probe.report",
     "open_report": "probe.report",
 }
-
-__all__ = sorted([*_WHERE, "__version__"])  # noqa: PLE0605 -- one list of names, kept in one place
 
 
 def __getattr__(name: str) -> object:

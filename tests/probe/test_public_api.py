@@ -20,6 +20,11 @@ def test_every_promised_name_can_be_imported() -> None:
         _ = probe.analyse  # type: ignore[attr-defined]
 
 
+def test_the_list_and_the_places_agree() -> None:
+    """A name that is promised is one that is looked up, and the other way round."""
+    assert set(probe.__all__) - {"__version__"} == set(probe._WHERE)
+
+
 def test_verbs_are_functions_whatever_was_imported_before() -> None:
     """``probe.analyze`` is a function even though a module has that name too."""
     for verb in ("analyze", "observe", "edit", "capture"):

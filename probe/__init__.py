@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if (
     TYPE_CHECKING
 ):  # for editors and type checkers; at run time `__getattr__` imports each name when it is used
-    from probe.analysis import analyze, capture, edit, forecast, observe
+    from probe.analysis.analyze import analyze
+    from probe.analysis.capture import capture
+    from probe.analysis.edit import edit
+    from probe.analysis.forecast import forecast
+    from probe.analysis.observe import observe
     from probe.analysis.captured import open_capture
     from probe.errors import ProbeError
     from probe.metrics import METRICS

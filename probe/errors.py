@@ -62,6 +62,8 @@ class CaptureError(ProbeError):
 class UnseenLayersError(CaptureError):
     """Layers whose attention never reached the seam; the message names them."""
 
+    exit_code = 2
+
 
 class UnsupportedAttentionError(CaptureError):
     """A keyword, mask form or cache that the seam refuses to guess about."""
@@ -83,6 +85,8 @@ class BudgetError(ProbeError):
 
 class ModelError(ProbeError):
     """Weights that cannot be fetched, read or trusted."""
+
+    exit_code = 2
 
 
 class ReportError(ProbeError):

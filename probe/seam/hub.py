@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from probe.errors import ModelInUseError, UnsupportedAttentionError
 from probe.seam.build import batch_for, build_call
-from probe.seam.call import Activation, AttentionCall, Batch, Place
+from probe.seam.call import Activation, AttentionCall, Batch, Phase, Place
 from probe.seam.fallback import Fallback
 from probe.seam.forwards import Forwards
 from probe.seam.masks import LazyMask, spec_of
@@ -55,7 +55,6 @@ class Hub:
         self.census: Counter[str] = Counter()
         self.ran: set[str] = set()  # attention modules whose forward began
         self.fallback: Fallback | None = None
-        self.notes: list[str] = []
         self._names: dict[int, str] = {}
         self._modules = attention_modules(model)
         self.mask_bytes = 0  # the largest mask that the model's own implementation built (shadow)
@@ -134,9 +133,7 @@ class Hub:
                 self._undo.append(observer.prepare(self.model))
         wanted = frozenset(point for o in self._observers() for point in getattr(o, "points", ()))
         if wanted:
-            self._undo.append(
-                attach_points(self.model, wanted, self._activation, lambda: self.forwards_batch)
-            )
+            self._undo.append(attach_points(self.model, wanted, self._activation, self._now))
 
     def _fall_back(self) -> None:
         if any(m.interventions for m in self.members):
@@ -164,10 +161,10 @@ class Hub:
 
     # -- what passes ---------------------------------------------------------------------------------------------
 
-    @property
-    def forwards_batch(self) -> Batch | None:
-        """The batch of the forward in flight."""
-        return None if self.forwards.current is None else self.forwards.current.batch
+    def _now(self) -> tuple[Batch, Phase] | None:
+        """Batch and phase of the forward in flight."""
+        forward = self.forwards.current
+        return None if forward is None else (forward.batch, forward.phase)
 
     def _observers(self) -> list[Any]:
         return [observer for member in self.members for observer in member.observers]

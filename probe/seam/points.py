@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from probe.errors import CaptureError
-from probe.seam.call import Activation, Batch, Place, Point
+from probe.seam.call import Activation, Batch, Phase, Place, Point
 from probe.seam.mlp import MlpWatch, mlp_candidates
 from probe.seam.places import places
 from probe.seam.recorded import Recorded, block_places, blocks, recorded
 
 Sink = Callable[[Activation], None]
 Undo = Callable[[], None]
+Now = Callable[[], tuple[Batch, Phase] | None]  # the forward in flight, if any
 
 
 @dataclass
@@ -29,23 +30,25 @@ class _Feed:
 
     model: nn.Module
     sink: Sink
-    batch: Callable[[], Batch | None]
+    now: Now
     undo: list[Undo] = field(default_factory=list)
     _seen: dict[tuple[str, Point], tuple[tuple[int, ...], int]] = field(default_factory=dict)
 
     def emit(self, place: Place, point: Point, value: Tensor) -> None:
         """Send one activation, unless no forward of the observed model is running."""
-        now = self.batch()
-        if now is None:
+        found = self.now()
+        if found is None:
             return
+        now, phase = found
         if value.ndim == 2:  # vision towers that work on packed patches
             value = value[None]
         if value.ndim != 3:
-            found = f"block {place.module!r} works on {list(value.shape)}, not on [batch, token, d_model]"
-            raise CaptureError(_missing(self.model, point, found))
+            shape = f"block {place.module!r} works on {list(value.shape)}, not on [batch, token, d_model]"
+            raise CaptureError(_missing(self.model, point, shape))
         start = self._start(now, place, point, int(value.shape[1]))
-        phase = "prefill" if now.step == 0 else "decode"
-        self.sink(Activation(place, now, phase, point, value, start))  # type: ignore[arg-type]
+        if place.tower not in ("decoder", "cross"):
+            phase = "prefill"
+        self.sink(Activation(place, now, phase, point, value, start))
 
     def _start(self, now: Batch, place: Place, point: Point, length: int) -> int:
         config = getattr(self.model, "config", None)
@@ -67,12 +70,12 @@ class _Feed:
             self.undo.pop()()
 
 
-def attach(model: nn.Module, wanted: frozenset[Point], sink: Sink, batch: Callable[[], Batch | None]) -> Undo:
+def attach(model: nn.Module, wanted: frozenset[Point], sink: Sink, now: Now) -> Undo:
     """Send an `Activation` to `sink` for every wanted point of every forward; returns what undoes it.
 
     Raises `CaptureError` naming the model and the point where a wanted point does not exist in it.
     """
-    feed = _Feed(model, sink, batch)
+    feed = _Feed(model, sink, now)
     try:
         if wanted & {"resid_pre", "resid_post", "mlp_out"}:
             _attach_blocks(feed, wanted)

@@ -107,7 +107,7 @@ class Session:
     @property
     def notes(self) -> list[str]:
         """Lines that a reader of the numbers must see."""
-        lines = list(dict.fromkeys((*self.hub.notes, *self.hub.forwards.notes)))
+        lines = list(dict.fromkeys(self.hub.forwards.notes))
         if self.mode == "shadow" and self.hub.mask_bytes:
             lines.append(
                 f"shadow: the model's own attention built masks of up to {self.hub.mask_bytes:,} bytes"

@@ -9,7 +9,7 @@ import torch
 from probe_kernels.types import Attended, Want
 from torch import Tensor, nn
 
-from probe.errors import CaptureError
+from probe.errors import CaptureError, ModelError
 from probe.seam.call import AttentionCall
 from probe.seam.session import Session
 
@@ -30,10 +30,11 @@ class Verification:
 
 
 class _RowSums:
-    """Observes the mass of every row."""
+    """Observes the mass of every row, and the first layer whose z is not finite."""
 
     def __init__(self) -> None:
         self.worst = 0.0
+        self.broken: str | None = None
 
     def want(self, call: AttentionCall) -> Want:
         """One group that holds every key, so that its mass is the row's sum."""
@@ -42,6 +43,8 @@ class _RowSums:
 
     def update(self, call: AttentionCall, attended: Attended) -> None:
         """Keep the worst row."""
+        if self.broken is None and attended.z is not None and not bool(torch.isfinite(attended.z).all()):
+            self.broken = f"the attention of layer {call.place.layer} ({call.place.module})"
         total = attended.key_groups["verify"][..., 0]
         if attended.sink_mass is not None:
             total = total + attended.sink_mass
@@ -74,7 +77,8 @@ def verify(model: Any, inputs: Mapping[str, Any] | None = None, *, again: bool =
     """Check a model on one short input: outputs equal native, rows sum to one less sink mass, an edit moves outputs.
 
     `inputs` are the keyword arguments of one forward (default: 16 fixed token ids). The answer is kept per model.
-    Raises `CaptureError` naming what failed, `UnseenLayersError` where no layer is seen.
+    Raises `CaptureError` naming what failed, `UnseenLayersError` where no layer is seen, `ModelError` where the model's
+    own output is not finite, naming the first layer whose attention is not.
     """
     network: nn.Module = model.model if hasattr(model, "tokenizer") and hasattr(model, "model") else model
     if not again and network in _verified:
@@ -84,13 +88,14 @@ def verify(model: Any, inputs: Mapping[str, Any] | None = None, *, again: bool =
         if inputs is not None
         else {"input_ids": torch.arange(1, 17, device=_device(network))[None]}
     )
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
         with torch.no_grad():
             found = _measure(network, keywords)
     finally:
-        network.train(was_training)
+        for module, training in modes:
+            module.training = training
     _judge(network, found)
     _verified[network] = found
     return found
@@ -103,6 +108,12 @@ def _measure(network: nn.Module, keywords: dict[str, Any]) -> Verification:
         ours = _output(network(**keywords))
         session.require_seen()
         ran, seen, mode = len(session.hub.ran), len(session.census), session.mode
+    if not bool(torch.isfinite(_real(native, keywords)).all()):
+        where = "after attention that was finite" if rows.broken is None else f"from {rows.broken} on"
+        raise ModelError(
+            f"{type(network).__name__} was verified; its own output is NaN or infinite, {where}: "
+            "check its weights, or compute in float32 (--dtype float32)"
+        )
     moved = float("nan")
     if mode == "fused":
         with Session(network, [], [_ZeroFirst()]):
@@ -146,10 +157,16 @@ def _output(out: Any) -> Tensor:
 
 def _distance(one: Tensor, other: Tensor, keywords: dict[str, Any]) -> float:
     """Largest difference at real positions, over max(1, largest output)."""
-    gap, mask = (one - other).abs(), keywords.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.ndim == 2 and gap.ndim == 3 and mask.shape == gap.shape[:2]:
-        gap = gap[mask.bool()]
+    gap = _real((one - other).abs(), keywords)
     return float(gap.max()) / max(1.0, float(other.abs().max())) if gap.numel() else 0.0
+
+
+def _real(output: Tensor, keywords: dict[str, Any]) -> Tensor:
+    """The output at real positions, where a padding mask tells them."""
+    mask = keywords.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and output.ndim == 3 and mask.shape == output.shape[:2]:
+        return output[mask.bool()]
+    return output
 
 
 def _device(network: nn.Module) -> torch.device:

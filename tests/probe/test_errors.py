@@ -25,12 +25,13 @@ def test_every_error_of_ours_is_a_probe_error_and_drawn_in_the_tree() -> None:
 
 
 def test_exit_codes_say_who_can_help() -> None:
-    """2 where the call was wrong, 1 where running failed."""
+    """2 where the call was wrong or the model cannot serve it, 1 where running failed."""
     assert {kind.exit_code for kind in _all()} == {1, 2}
     assert (
         errors.UnknownNameError.exit_code == errors.InputError.exit_code == errors.OutputError.exit_code == 2
     )
-    assert errors.ModelError.exit_code == errors.CaptureError.exit_code == errors.MetricError.exit_code == 1
+    assert errors.ModelError.exit_code == errors.UnseenLayersError.exit_code == 2
+    assert errors.CaptureError.exit_code == errors.MetricError.exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from probe_kernels.types import Want
 from subjects.catalogue import SUBJECTS
 from torch import Tensor, nn
 
 from probe.errors import CaptureError
+from probe.seam import Session
 from probe.seam.call import Activation, Batch
 from probe.seam.points import attach
 
@@ -14,7 +16,7 @@ NAMES = ["llama", "gpt2", "gemma3", "bert", "t5", "gpt-oss", "opt", "bloom", "vi
 
 def run(model: nn.Module, inputs: dict[str, Tensor], *points: str) -> tuple[list[Activation], object]:
     seen: list[Activation] = []
-    undo = attach(model, frozenset(points), seen.append, lambda: Batch((0, 1), 0))  # type: ignore[arg-type]
+    undo = attach(model, frozenset(points), seen.append, lambda: (Batch((0, 1), 0), "prefill"))  # type: ignore[arg-type]
     with torch.no_grad():
         output = model(**inputs, output_hidden_states=True)
     undo()
@@ -46,7 +48,7 @@ def test_every_hook_is_taken_off() -> None:
         model,
         frozenset({"resid_pre", "resid_post", "mlp_out", "router_logits", "logits"}),
         lambda _: None,
-        lambda: Batch((0,), 0),
+        lambda: (Batch((0,), 0), "prefill"),
     )
     undo()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -114,7 +116,7 @@ def test_start_follows_the_cache() -> None:
     """In a KV-cached continuation an activation starts where the earlier tokens ended."""
     model = SUBJECTS["llama"].model()
     tokens = torch.arange(10, 18)[None]
-    batches = [Batch((0,), 0, tokens[:, :5]), Batch((0,), 1, tokens)]
+    batches = [(Batch((0,), 0, tokens[:, :5]), "prefill"), (Batch((0,), 1, tokens), "decode")]
     now = [batches[0]]
     seen: list[Activation] = []
     undo = attach(model, frozenset({"resid_post"}), seen.append, lambda: now[0])
@@ -129,3 +131,27 @@ def test_start_follows_the_cache() -> None:
         (5, "decode"),
         (5, "decode"),
     ]
+
+
+def test_chunks_of_a_prompt_are_prefill_at_every_point() -> None:
+    """A prompt fed in chunks is prefill for the residual stream as it is for attention."""
+    model = SUBJECTS["llama"].model()
+    tokens = torch.arange(10, 18)[None]
+    seen: list[Activation] = []
+
+    class Watch:
+        points = frozenset({"resid_post"})
+
+        def want(self, call):
+            return Want(z=False)
+
+        def update(self, call, attended):
+            """Nothing."""
+
+        def activation(self, one):
+            seen.append(one)
+
+    with torch.no_grad(), Session(model, [Watch()]) as session, session.prefilling():
+        cache = model(input_ids=tokens[:, :5], use_cache=True).past_key_values
+        model(input_ids=tokens[:, 5:], past_key_values=cache)
+    assert [(a.start, a.phase) for a in seen[::2]] == [(0, "prefill"), (5, "prefill")]

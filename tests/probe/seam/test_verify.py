@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from probe.errors import CaptureError
+from probe.errors import CaptureError, ModelError
 from probe.seam import verify
 
 
@@ -54,3 +54,22 @@ def test_an_edit_that_changes_nothing_is_an_error():
         model.model.layers[0].self_attn.o_proj.weight.zero_()
     with pytest.raises(CaptureError, match="do not take effect"):
         verify(model)
+
+
+def test_an_output_that_is_not_finite_names_the_first_layer():
+    """Weights that are finite but overflow are the model's fault, not the seam's."""
+    model = tiny.llama()
+    with torch.no_grad():
+        for projection in (model.model.layers[1].self_attn.q_proj, model.model.layers[1].self_attn.k_proj):
+            projection.weight.fill_(1e30)
+    with pytest.raises(ModelError, match=r"from the attention of layer 1 \(model.layers.1.self_attn\) on"):
+        verify(model)
+
+
+def test_every_module_keeps_its_own_training_mode():
+    """A model whose frozen parts evaluate while the rest trains is left exactly so."""
+    model = tiny.llama().train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    verify(model)
+    assert [module.training for module in model.modules()] == before

@@ -22,6 +22,9 @@ FOLDS: dict[str, Callable[[Ledger, Block], None]] = {
     "query_groups": over_queries.query_groups,
 }
 
+LINEAR = frozenset({"distance", "first", "offsets", "matches", "key_groups"})
+"""Sums over keys of p times something: from weights instead of p they differ by a factor per row."""
+
 
 def wanted(ledger: Ledger) -> tuple[Callable[[Ledger, Block], None], ...]:
     """The folds that a call needs."""

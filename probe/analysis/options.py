@@ -34,7 +34,8 @@ class AnalyzeOptions:
         by_prompt: Keep values per prompt, which intervals are computed from.
         command: The command line, for the record.
         progress: Called with (done, total, what) after every step.
-        on_unseen: Attention layers that never reached the seam are an ``error``, or a ``note`` in the report.
+        on_unseen: Attention layers that never reached the seam, in a model where others did, are listed in the report
+            (``note``) or stop the run (``error``). A model of which nothing is seen always stops the run.
     """
 
     mode: str = "fused"
@@ -52,7 +53,7 @@ class AnalyzeOptions:
     by_prompt: bool = True
     command: str | None = None
     progress: Progress | None = None
-    on_unseen: str = "error"
+    on_unseen: str = "note"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

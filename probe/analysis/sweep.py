@@ -115,7 +115,7 @@ class Sweep:
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             raise UnseenLayersError(
                 f"an analysis of {self.runner.loaded.name} was asked; the attention of {len(names)} layers never "
-                f"reached the seam ({shown}): on_unseen='note' reports the rest"
+                f"reached the seam ({shown}): on_unseen='note' lists them in the report instead"
             )
 
     def _collect(

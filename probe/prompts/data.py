@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import probe
 from probe.errors import InputError
 
-_ROOT = Path(probe.__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 def data_dir() -> Path:

@@ -54,17 +54,16 @@ class _RowSums:
         self.worst = max(self.worst, float(error.max()) if error.numel() else 0.0)
 
 
-class _ZeroFirst:
-    """Zeroes the output of every head of the first attention layer that is called."""
+class _ZeroLayer:
+    """Zeroes the output of every head of one attention layer."""
 
     name = "verify"
 
-    def __init__(self) -> None:
-        self.module: str | None = None
+    def __init__(self, module: str) -> None:
+        self.module = module
 
     def attended(self, call: AttentionCall, attended: Attended) -> Attended:
         """Set z to 0 in one layer."""
-        self.module = self.module or call.place.module
         if call.place.module != self.module or attended.z is None:
             return attended
         return replace(attended, z=torch.zeros_like(attended.z))
@@ -116,9 +115,16 @@ def _measure(network: nn.Module, keywords: dict[str, Any]) -> Verification:
         )
     moved = float("nan")
     if mode == "fused":
-        with Session(network, [], [_ZeroFirst()]):
+        with Session(network, [], [_ZeroLayer(_last_layer(session))]):
             moved = _distance(_output(network(**keywords)), ours, keywords)
     return Verification(_distance(ours, native, keywords), rows.worst, moved, ran, seen, mode)
+
+
+def _last_layer(session: Session) -> str:
+    """The last layer that was seen, in the decoder if there is one: its output goes straight into the model's."""
+    places = session.hub.places
+    names = list(session.census)
+    return next((name for name in reversed(names) if places[name].tower == "decoder"), names[-1])
 
 
 def _judge(network: nn.Module, found: Verification) -> None:

@@ -177,12 +177,12 @@ def test_images_keep_their_numbers_over_a_resume(tmp_path):
     np.testing.assert_array_equal(resumed.answers[0].by_prompt, whole.answers[0].by_prompt)
 
 
-def test_unseen_layers_stop_the_run_unless_noted(monkeypatch):
-    """Layers that ran unseen are an error by name, or a line of the report if that was asked."""
+def test_unseen_layers_are_listed_or_stop_the_run(monkeypatch):
+    """Layers that ran unseen are a line of the report, or an error by name if that was asked."""
     from probe.seam.session import Session
 
     monkeypatch.setattr(Session, "unseen_layers", property(lambda self: ["model.layers.7.self_attn"]))
     with pytest.raises(UnseenLayersError, match=r"layers\.7"):
-        probe.analyze((llama(), letters()), TEXTS[0], ["entropy"])
-    report = probe.analyze((llama(), letters()), TEXTS[0], ["entropy"], on_unseen="note")
+        probe.analyze((llama(), letters()), TEXTS[0], ["entropy"], on_unseen="error")
+    report = probe.analyze((llama(), letters()), TEXTS[0], ["entropy"])
     assert report.provenance.unseen_layers == ("model.layers.7.self_attn",)

@@ -51,7 +51,7 @@ def test_an_edit_that_changes_nothing_is_an_error():
     """If the output projection ignores z, an intervention could not take effect."""
     model = tiny.llama()
     with torch.no_grad():
-        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[-1].self_attn.o_proj.weight.zero_()
     with pytest.raises(CaptureError, match="do not take effect"):
         verify(model)
 

@@ -32,9 +32,8 @@ class Rows:
         self.distances = behind_of(ledger, chunk) if ledger.want.distance and ledger.causal else None
         self.may_be_empty = chunk.may_be_empty or ledger.scores.bias is not None
 
-    def are_safe(self, b: int, head: int) -> bool:
-        """Whether the masses of weights without a shift are neither too large nor too small for float32."""
-        mass = self.mass[b, head]
+    def are_safe(self, b: int, mass: Tensor) -> bool:
+        """Whether masses of weights without a shift, ``[some, group · rows]``, suit float32."""
         if self.chunk.may_be_empty:
             count = self.chunk.count_visible()
             empty = (count[b % count.shape[0]] == 0).repeat(self.group)
@@ -42,31 +41,30 @@ class Rows:
         least, most = torch.aminmax(mass)
         return bool(float(least) > _LEAST and float(most) < _MOST)
 
-    def settle(self, b: int, head: int) -> Tensor:
-        """The factors of one block, ``[group, rows]``, now that its masses are known."""
-        mass, factor = self.mass[b, head], self.factor[b, head]
+    def settle(self, b: int, some: slice) -> Tensor:
+        """The factors of one block, ``[some, group, rows]``, now that its masses are known."""
+        mass, factor = self.mass[b, some], self.factor[b, some]
         torch.reciprocal(mass, out=factor)
         if self.may_be_empty:
             factor.masked_fill_(mass == 0, 0.0)
-        shaped = factor.view(self.group, -1)
         if self.ledger.scores.sinks is not None:
-            heads = slice(head * self.group, (head + 1) * self.group)
-            lse = ((self.top[b, head] + mass.log2()) * LN_2).view_as(shaped)
-            shaped.mul_(with_sink(lse[None], self._sinks(slice(b, b + 1), heads))[1][0])
-        return shaped
+            heads = slice(some.start * self.group, some.stop * self.group)
+            lse = ((self.top[b, some] + mass.log2()) * LN_2).view(1, -1, self.chunk.n_rows)
+            factor.mul_(with_sink(lse, self._sinks(slice(b, b + 1), heads))[1].view_as(factor))
+        return factor.view(-1, self.group, self.chunk.n_rows)
 
-    def add(self, w: Tensor, s: Tensor, b: int, head: int) -> None:
+    def add(self, w: Tensor, s: Tensor, b: int, some: slice) -> None:
         """One block's sums; the scores are overwritten unless the table needs them."""
         if self.distances is not None:
             behind = self.distances[0]
-            torch.mv(w, behind[b % behind.shape[0]], out=self.behind[b, head])
+            torch.mv(w.flatten(0, 1), behind[b % behind.shape[0]], out=self.behind[b, some].flatten())
         if self.ledger.want.entropy:
             product = torch.mul(w, s) if self.ledger.want.table else torch.mul(w, s, out=s)
-            torch.sum(product, 1, out=self.mean[b, head])
+            torch.sum(product, -1, out=self.mean[b, some])
 
-    def natural(self, cube: Tensor, b: int, head: int) -> Tensor:
-        """The scores of a block as they were asked for, ``[group, rows, keys]``."""
-        return (cube + self.top[b, head].view(self.group, -1, 1)) * LN_2
+    def natural(self, cube: Tensor, b: int, some: slice) -> Tensor:
+        """The scores of a block as they were asked for, ``[heads, rows, keys]``."""
+        return (cube + self.top[b, some].view(*cube.shape[:2], 1)) * LN_2
 
     def _sinks(self, batch: slice, heads: slice) -> Tensor:
         sinks = self.ledger.scores.sinks

@@ -16,8 +16,9 @@ from probe_kernels.types import Attended, Edits, Layout, Scores, Want
 from probe_kernels.values import add_parts, weigh
 
 _BLOCK_NUMBERS = 2**21  # numbers in one block of the plain path: 8 MB in float32
-_LANE_NUMBERS = 3 * 2**18  # numbers in one block of a lane
+_LANE_NUMBERS = 3 * 2**19  # numbers in one block of a lane
 _LANE_ROWS = 128  # queries of a chunk at most: a causal chunk computes half its own square for nothing
+_LANE_CHUNKS = 8  # chunks of a call at least, so that lanes can share it
 _LANE_STACK = 64  # stacked rows of a chunk at least, however many keys: fewer make the products slow
 _WORTH = 2**16  # smaller calls than this (per key head) are quicker as one batched product
 
@@ -70,7 +71,7 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
     z = None
     if ledger.want.z and value is not None:
         z = value.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
-    most = max(16, min(_LANE_ROWS, 4 * _LANE_ROWS // group, n // (4 * n_lanes)) // 16 * 16)
+    most = max(16, min(_LANE_ROWS, 4 * _LANE_ROWS // group, n // _LANE_CHUNKS) // 16 * 16)
     cuts = ledger.ground.cuts(_LANE_NUMBERS // group, most, least=-(-_LANE_STACK // group))
     n_lanes = min(n_lanes, len(cuts))
     ledgers = [ledger, *(ledger.sibling() for _ in range(n_lanes - 1))]
@@ -81,7 +82,7 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
     tasks = []
     for i, own in enumerate(ledgers):
         share = [cut for j, cut in enumerate(cuts) if turns[j % len(turns)] == i]
-        tasks.append(partial(Lane(inputs, own, z).run, share))
+        tasks.append(partial(Lane(inputs, own, z, _LANE_NUMBERS).run, share))
     lanes.run(tasks)
     for sibling in ledgers[1:]:
         ledger.absorb(sibling)

@@ -47,7 +47,15 @@ class _Tower:
         self.prompts = sorted({prompt for prompt, _ in self.cells})
         self.layers = sorted({layer for _, layer in self.cells})
         self.heads = {(p, layer): _heads(metric, cell) for (p, layer), cell in self.cells.items()}
-        self.n_heads = [max(n for (_, at), n in self.heads.items() if at == layer) for layer in self.layers]
+        most = dict.fromkeys(self.layers, 0)
+        for (_, layer), n in self.heads.items():
+            most[layer] = max(most[layer], n)
+        self.n_heads = list(most.values())
+        self._filled: dict[int, list[tuple[int, Cell]]] = {prompt: [] for prompt in self.prompts}
+        row_of = {layer: row for row, layer in enumerate(self.layers)}
+        for (prompt, layer), cell in self.cells.items():
+            if "not_applicable" not in cell:
+                self._filled[prompt].append((row_of[layer], cell))
 
     def coords(self, axis: str) -> dict[str, object]:
         """Labels of a head map."""
@@ -57,10 +65,8 @@ class _Tower:
 
     def applicable(self, prompts: Iterable[int]) -> Iterable[tuple[int, Cell]]:
         """Row of the map and cell, for every cell of these prompts that holds numbers."""
-        wanted = set(prompts)
-        for (prompt, layer), cell in self.cells.items():
-            if prompt in wanted and "not_applicable" not in cell:
-                yield self.layers.index(layer), cell
+        for prompt in prompts:
+            yield from self._filled[prompt]
 
     def sums(self, metric: Metric, prompts: Iterable[int]) -> tuple[Grid, Grid]:
         """Σ totals and Σ weights over prompts, per head."""

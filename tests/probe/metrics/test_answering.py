@@ -11,6 +11,7 @@ from probe_kernels.types import Layout, Scores
 
 from probe.errors import MetricError
 from probe.metrics import answers, make, reordered
+from probe.metrics.base import CellKey
 from probe.seam.call import AttentionCall, Batch, Place
 from probe.testing import Feeding, Sample, feed, samples
 
@@ -134,3 +135,24 @@ def test_packed_rows_equal_separate_prompts(spec: str) -> None:
         metric.update(call, attend(call.scores, call.layout, metric.want(call)))
     apart = answers(feed(make(spec), [one, replace(two, number=1)]))[0].head_map.values
     np.testing.assert_allclose(answers(metric)[0].head_map.values, apart, rtol=1e-5, atol=1e-6)
+
+
+class Looked(int):
+    """A prompt's number that counts how often it is looked up."""
+
+    times = 0
+
+    def __hash__(self) -> int:
+        Looked.times += 1
+        return super().__hash__()
+
+
+def test_work_grows_with_prompts_not_with_their_square() -> None:
+    """Each prompt's cells are looked up a bounded number of times, however many prompts there are."""
+    metric, one = make("distance"), torch.ones(2, dtype=torch.float64)
+    metric.cells = {
+        CellKey(Looked(number), "decoder", 0): {"total": one, "count": one} for number in range(100)
+    }
+    Looked.times = 0
+    assert answers(metric)[0].by_prompt.sizes["prompt"] == 100
+    assert Looked.times <= 40 * 100

@@ -116,7 +116,8 @@ def test_two_metrics_of_one_spec_watch_together() -> None:
     """Nested observations may ask for the same metric; their wants do not collide."""
     seen = call()
     for spec in ("induction", "span_mass:span=all", "waad"):
-        want = make(spec).want(seen) | make(spec).want(seen)
+        one, other = make(spec), make(spec)
+        want = one.want(seen) | other.want(seen)
         assert len(want.matches) in (0, 2)
 
 

@@ -71,13 +71,13 @@ class Lane:
 
     def _strip(self, z: Tensor | None, b: int) -> Strip:
         inputs, column = self.inputs, self.ledger.out.column if self.real else None
-        shared = -1, inputs.group
+        shared = inputs.key.shape[1], inputs.group
         return Strip(
             b,
-            inputs.scores.query[b].unflatten(0, shared),
+            inputs.scores.query[b].view(*shared, *inputs.scores.query.shape[2:]),
             inputs.key[b].transpose(1, 2),
             None if inputs.value is None else inputs.value[b],
-            None if z is None else z[b].unflatten(0, shared),
+            None if z is None else z[b].view(*shared, *z.shape[2:]),
             None if column is None else column[b, :, None],
         )
 

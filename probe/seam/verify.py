@@ -13,7 +13,7 @@ from probe.errors import CaptureError, ModelError
 from probe.seam.call import AttentionCall
 from probe.seam.session import Session
 
-# Largest drift of the outputs, relative to their own size, by what the model computes in.
+# Largest drift of the outputs, over `Verification.output_size`, by what the model computes in.
 _DRIFT = {torch.float64: 1e-6, torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
@@ -24,6 +24,7 @@ class Verification:
     logit_drift: float  # max |output under probe − native output|, at real positions
     row_sum_error: float  # max |Σ pattern + sink mass − 1| over real rows
     edit_moves: float  # max change of the output when one layer's heads are zeroed
+    output_size: float  # largest |native output|, at least 1
     layers: int  # attention layers that ran
     seen: int  # of which reached the seam
     mode: str
@@ -117,7 +118,8 @@ def _measure(network: nn.Module, keywords: dict[str, Any]) -> Verification:
     if mode == "fused":
         with Session(network, [], [_ZeroLayer(_last_layer(session))]):
             moved = _distance(_output(network(**keywords)), ours, keywords)
-    return Verification(_distance(ours, native, keywords), rows.worst, moved, ran, seen, mode)
+    size = max(1.0, float(_real(native, keywords).abs().max()))
+    return Verification(_distance(ours, native, keywords), rows.worst, moved, size, ran, seen, mode)
 
 
 def _last_layer(session: Session) -> str:
@@ -129,11 +131,11 @@ def _last_layer(session: Session) -> str:
 
 def _judge(network: nn.Module, found: Verification) -> None:
     name = type(network).__name__
-    allowed = _DRIFT.get(next(network.parameters()).dtype, 6e-2)
+    allowed = _DRIFT.get(next(network.parameters()).dtype, 6e-2) * found.output_size
     if not found.logit_drift <= allowed:
         raise CaptureError(
             f"{name} was verified; its output under probe differs from its own by {found.logit_drift:.2e} "
-            f"(allowed {allowed:.0e}, relative): its attention does something the seam does not know; "
+            f"(allowed {allowed:.0e}): its attention does something the seam does not know; "
             "use mode='shadow'"
         )
     if found.row_sum_error > 5e-3:
@@ -162,9 +164,9 @@ def _output(out: Any) -> Tensor:
 
 
 def _distance(one: Tensor, other: Tensor, keywords: dict[str, Any]) -> float:
-    """Largest difference at real positions, over max(1, largest output)."""
+    """Largest difference at real positions."""
     gap = _real((one - other).abs(), keywords)
-    return float(gap.max()) / max(1.0, float(other.abs().max())) if gap.numel() else 0.0
+    return float(gap.max()) if gap.numel() else 0.0
 
 
 def _real(output: Tensor, keywords: dict[str, Any]) -> Tensor:

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from probe.errors import CaptureError, ModelError
-from probe.seam import verify
+from probe.seam import Session, verify
 
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.gemma3, tiny.gpt_oss])
@@ -73,3 +73,17 @@ def test_every_module_keeps_its_own_training_mode():
     before = [module.training for module in model.modules()]
     verify(model)
     assert [module.training for module in model.modules()] == before
+
+
+def test_the_drift_is_that_of_the_logits_themselves():
+    """Large logits are judged by their size, but the drift that is reported is not divided by it."""
+    model, ids = tiny.llama(), torch.arange(1, 17)[None]
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e4)
+        native = model(ids).logits
+        with Session(model, mode="fused"):
+            ours = model(ids).logits
+    proof = verify(model)
+    assert proof.logit_drift == pytest.approx(float((ours - native).abs().max()))
+    assert proof.logit_drift > 1e-3
+    assert proof.output_size == pytest.approx(float(native.abs().max()))

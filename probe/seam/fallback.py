@@ -33,7 +33,7 @@ class Fallback:
         """Switch to eager, ask for weights on every forward, hook the modules; returns the undo."""
         switched = Switched()
         switched.make_eager(self.hub.model)
-        handles = [self.hub.model.register_forward_pre_hook(self._ask, with_kwargs=True)]
+        handles = [m.register_forward_pre_hook(self._ask, with_kwargs=True) for m in self._entrances()]
         for name in self.hub.places:
             module = self.hub.model.get_submodule(name)
             handles.append(module.register_forward_hook(self._see))
@@ -45,10 +45,14 @@ class Fallback:
 
         return undo
 
+    def _entrances(self) -> list[nn.Module]:
+        """Where a forward may begin: the model, and the encoder that ``generate()`` calls on its own."""
+        model = self.hub.model
+        encoder = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else None
+        return [model] if encoder is None or encoder is model else [model, encoder]
+
     def _ask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if kwargs.get("output_attentions") is None:
-            kwargs = {**kwargs, "output_attentions": True}
-        return args, kwargs
+        return args, {**kwargs, "output_attentions": True}
 
     def _see(self, module: nn.Module, args: Any, output: Any) -> None:
         weights = _weights(output)

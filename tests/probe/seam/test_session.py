@@ -342,8 +342,8 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("make", [tiny.llama, tiny.gemma3])
 def test_no_square_tensor_is_ever_made(make, padded):
-    """At 3072 tokens, windows and padding included, no tensor reaches a quarter of n² elements."""
-    n = 3072
+    """At 4096 tokens, windows and padding included, no tensor reaches a quarter of n² elements."""
+    n = 4096
     model = make(num_hidden_layers=2, max_position_embeddings=n)
     mask = torch.ones(1, n, dtype=torch.int64)
     mask[0, :5] = 0 if padded else 1

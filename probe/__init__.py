@@ -6,15 +6,21 @@ Names are loaded on first use, so that ``import probe`` and ``probe --help`` cos
 import importlib
 from typing import TYPE_CHECKING
 
-if (
-    TYPE_CHECKING
-):  # for editors and type checkers; at run time `__getattr__` imports each name when it is used
+# For editors and type checkers; at run time `__getattr__` imports each name when it is used.
+if TYPE_CHECKING:
+    from probe import experiments as experiments
+    from probe import interventions as interventions
+    from probe import metrics as metrics
+    from probe import plots as plots
+    from probe import prompts as prompts
+    from probe import report as report
+    from probe import testing as testing
     from probe.analysis.analyze import analyze
     from probe.analysis.capture import capture
+    from probe.analysis.captured import open_capture
     from probe.analysis.edit import edit
     from probe.analysis.forecast import forecast
     from probe.analysis.observe import observe
-    from probe.analysis.captured import open_capture
     from probe.errors import ProbeError
     from probe.metrics import METRICS
     from probe.models import LoadedModel, fetch, load

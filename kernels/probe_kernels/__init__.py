@@ -4,7 +4,7 @@ Imports torch (and, one day, triton) only; never transformers, never probe.
 """
 
 from probe_kernels import reference
-from probe_kernels.dispatch import Backend, BackendError, attend
+from probe_kernels.dispatch import Backend, BackendError, attend, chosen_backend
 from probe_kernels.mask import Mask, Predicate, Tile
 from probe_kernels.merge import merge
 from probe_kernels.pattern import pattern_block, score_block
@@ -23,6 +23,7 @@ __all__ = [
     "Tile",
     "Want",
     "attend",
+    "chosen_backend",
     "merge",
     "pattern_block",
     "reference",

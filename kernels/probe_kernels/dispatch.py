@@ -32,10 +32,11 @@ def attend(
         ValueError: z or parts without a value; shapes that do not fit; a query with no key at all to attend to.
     """
     _check(scores, layout, want)
-    return _BACKENDS[_chosen(backend)](scores, layout, want, edits)
+    return _BACKENDS[chosen_backend(backend)](scores, layout, want, edits)
 
 
-def _chosen(backend: str | None) -> Backend:
+def chosen_backend(backend: str | None) -> Backend:
+    """Who computes where `backend` is asked (None: PROBE_KERNELS, else torch); raises `BackendError` as `attend`."""
     source = "backend="
     if backend is None:
         backend, source = os.environ.get("PROBE_KERNELS") or "torch", "PROBE_KERNELS="

@@ -1,7 +1,10 @@
 """``probe.analyze``: model and prompts in, report out."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from probe.analysis.fingerprint import fingerprint
 from probe.analysis.forward import Runner, out_of_memory
@@ -15,6 +18,7 @@ from probe.analysis.settle import evaluating, settled
 from probe.analysis.sweep import Sweep
 from probe.metrics.answering import answers, reordered
 from probe.report import Report
+from probe.seam import Session
 from probe.seam.verify import verify
 
 _VERIFIED_TOKENS = 64
@@ -90,7 +94,8 @@ def _run(plan: Plan, store: Unfinished | None) -> Outcome:
             tokens = not reordered(metric)
             outcome.answers += answers(metric, by_prompt=options.by_prompt, tokens=tokens)
         for experiment in plan.choice.experiments:
-            with out_of_memory(f"{experiment.spec} on {loaded.name}", plan.inputs.n_tokens):
+            edited = Session(loaded.model, (), plan.interventions) if plan.interventions else nullcontext()
+            with out_of_memory(f"{experiment.spec} on {loaded.name}", plan.inputs.n_tokens), edited:
                 outcome.answers += experiment.run(loaded, seed=options.seed, progress=options.progress)
     if plan.sweeps and any(item.prompt is not None for item in plan.inputs.items):
         outcome.notes += [note for note in (runner.note(),) if note is not None]
@@ -102,4 +107,8 @@ def _drift(plan: Plan, runner: Runner) -> float:
     first = plan.inputs.items[0]
     if first.prompt is not None:
         first = replace(first, prompt=first.prompt.truncate(_VERIFIED_TOKENS))
-    return verify(plan.loaded, runner.tensors([first])).logit_drift
+    inputs = runner.tensors([first])
+    if inputs.keys() <= {"input_ids", "attention_mask"}:
+        # Ready-made ids are cut as well, so that logits of all their positions are never made.
+        inputs = {k: v[:, :_VERIFIED_TOKENS] for k, v in inputs.items() if isinstance(v, Tensor)}
+    return verify(plan.loaded, inputs).logit_drift

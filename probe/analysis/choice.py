@@ -11,7 +11,7 @@ from probe_kernels import BackendError, attend
 from probe_kernels.mask import Mask
 from probe_kernels.types import Layout, Scores, Want
 
-from probe.errors import UsageError
+from probe.errors import UnseenLayersError, UsageError
 from probe.experiments import EXPERIMENTS, Experiment
 from probe.interventions.base import EditsAttended, EditsBlocks, EditsCall
 from probe.interventions.target import Target
@@ -19,6 +19,7 @@ from probe.metrics.base import Metric
 from probe.metrics.making import make, names, parameters
 from probe.metrics.table import METRICS
 from probe.seam.call import Place
+from probe.seam.session import Session
 from probe.terms import DEFAULT_METRICS
 
 
@@ -92,6 +93,20 @@ def require_places(interventions: Sequence[Any], places: dict[str, Place]) -> No
         target = getattr(one, "target", None)
         if isinstance(target, Target):
             target.require(list(places.values()))
+
+
+def require_edited(interventions: Sequence[Any], session: Session) -> None:
+    """Raise `UnseenLayersError` where an edited layer ran without reaching the seam, so that no edit is lost."""
+    for one in interventions:
+        target = getattr(one, "target", None)
+        if not isinstance(target, Target):
+            continue
+        for module in session.unseen_layers:
+            if target.covers(session.hub.places[module]):
+                raise UnseenLayersError(
+                    f"{one.name} was asked; the attention of {module} bypasses transformers' registry, so it was not "
+                    "edited: name layers that are seen"
+                )
 
 
 def _all() -> tuple[list[object], tuple[str, ...]]:

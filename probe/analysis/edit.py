@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from probe.analysis.choice import check_interventions, require_places
+from probe.analysis.choice import check_interventions, require_edited, require_places
 from probe.errors import UsageError
 from probe.models import as_loaded
 from probe.prompts import Prompt
@@ -36,6 +36,7 @@ def edit(
         UsageError: no interventions, or one that edits nothing.
         UnknownNameError: a layer that the model does not have.
         ModelInUseError: another thread observes or edits the model.
+        UnseenLayersError: at the end, an edited layer ran without reaching the seam.
     """
     edits = check_interventions(interventions)
     if not edits:
@@ -46,6 +47,7 @@ def edit(
         if prompts is not None:
             session.announce([spans_of(prompt) for prompt in prompts])
         yield session
+        require_edited(edits, session)
 
 
 def spans_of(prompt: Prompt) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import xarray as xr
 from probe_kernels.types import Attended, Want
 from torch import nn
 
-from probe.analysis.choice import check_backend, check_interventions, choose, require_places
+from probe.analysis.choice import check_backend, check_interventions, choose, require_edited, require_places
 from probe.analysis.edit import spans_of
 from probe.analysis.guard import FiniteGuard
 from probe.analysis.keep_map import MapKeeper
@@ -25,7 +25,7 @@ from probe.prompts import Prompt
 from probe.report import Report
 from probe.report.kept import KeptLayer, map_array
 from probe.report.provenance import Provenance, utc_now
-from probe.seam.call import AttentionCall
+from probe.seam.call import Activation, AttentionCall, Point
 from probe.seam.observer import ModelObserver
 from probe.seam.places import places
 from probe.seam.session import Session
@@ -47,6 +47,17 @@ class OfPhase:
         """Pass on calls of the phase."""
         if call.phase == self.phase:
             self.observer.update(call, attended)
+
+    @property
+    def points(self) -> frozenset[Point]:
+        """The points that the other needs."""
+        found: frozenset[Point] = getattr(self.observer, "points", frozenset())
+        return found
+
+    def activation(self, seen: Activation) -> None:
+        """Pass on activations of the phase."""
+        if seen.phase == self.phase:
+            self.observer.activation(seen)
 
     def prepare(self, model: nn.Module) -> Callable[[], None]:
         """Tell the other the model, if it asks for it."""
@@ -104,6 +115,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.session.__exit__(kind, error, trace)
+        if error is None:
+            require_edited(self.session.interventions, self.session)
 
     def announce(self, prompts: Sequence[Prompt]) -> None:
         """Say which prompts the next new sequences are, row by row, so that their spans are known."""

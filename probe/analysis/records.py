@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from probe_kernels import chosen_backend
 
 from probe.analysis.inputs import Inputs, Item
 from probe.analysis.options import AnalyzeOptions
@@ -38,10 +39,14 @@ def make_report(plan: Plan, outcome: Outcome) -> Report:
     notes = [*about_inputs, *plan.loaded.notes, *plan.choice.notes, *found.notes, *outcome.notes]
     if options.deterministic:
         notes.append(determinism_note())
+    if plan.loaded.device.type == "cuda" and chosen_backend(options.kernels) == "torch":
+        notes.append(
+            "statistics on CUDA were computed by the blocked torch backend, without kernels of its own"
+        )
     provenance = Provenance(
         model=model_record(plan.loaded),
         mode=found.mode or options.mode,
-        kernels=options.kernels,
+        kernels=chosen_backend(options.kernels),
         tokens=sum(inputs.n_tokens for inputs in outcome.ran),
         prompts=sum(inputs.n_prompts for inputs in outcome.ran),
         seed=options.seed,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from probe.analysis.choice import require_edited
 from probe.analysis.forward import Runner, out_of_memory
 from probe.analysis.guard import FiniteGuard
 from probe.analysis.inputs import Inputs, Item
@@ -110,6 +111,7 @@ class Sweep:
             else:
                 self.runner.run(inputs)
         session.require_seen()
+        require_edited(self.interventions, session)
         if session.unseen_layers and self.options.on_unseen == "error":
             names = session.unseen_layers
             shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -63,10 +63,12 @@ class Target:
 
     def applies(self, call: AttentionCall) -> bool:
         """Whether any head of this call is chosen."""
-        place = call.place
+        return self.phase in ("both", call.phase) and self.covers(call.place)
+
+    def covers(self, place: Place) -> bool:
+        """Whether any head of this layer is chosen, whatever the phase."""
         return (
-            self.phase in ("both", call.phase)
-            and (self.tower is None or place.tower == self.tower)
+            (self.tower is None or place.tower == self.tower)
             and (self.layers is None or place.layer in self.layers)
             and (self.heads is None or bool(self._named(place)))
         )

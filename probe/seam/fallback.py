@@ -48,8 +48,10 @@ class Fallback:
     def _entrances(self) -> list[nn.Module]:
         """Where a forward may begin: the model, and the encoder that ``generate()`` calls on its own."""
         model = self.hub.model
-        encoder = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else None
-        return [model] if encoder is None or encoder is model else [model, encoder]
+        get = getattr(model, "get_encoder", None)
+        both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        encoder = get() if both and callable(get) else model
+        return [model] if encoder is model else [model, encoder]
 
     def _ask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "output_attentions": True}

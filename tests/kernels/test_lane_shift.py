@@ -99,7 +99,8 @@ def test_rows_without_a_key_are_no_reason_to_shift(monkeypatch: pytest.MonkeyPat
     found, wanted, tolerance = both(scores, layout, EVERYTHING)
     assert seen == [set()]
     assert_attended_close(found, wanted, tolerance=tolerance)
-    assert found.lse is not None and bool((found.lse[:, :, :20] == -torch.inf).all())
+    assert found.lse is not None
+    assert bool((found.lse[:, :, :20] == -torch.inf).all())
 
 
 def test_rows_hidden_by_a_bias_are_empty_after_the_shift() -> None:

@@ -10,7 +10,7 @@ from small_models import bert, gpt2, letters, llama, mistral, t5, vit
 import probe
 from probe.analysis import AnalyzeOptions
 from probe.errors import BudgetError, InputError, ModelError, OutputError, UnknownNameError, UsageError
-from probe.metrics import make
+from probe.metrics import MetricInfo, make
 
 TEXTS = ["the cat sat on the mat, the cat sat.", "a dog.", "quick brown foxes jump over lazy dogs."]
 METRICS = ["entropy", "sink:n=2", "received", "distance", "previous_token", "future_influence:lo=1,hi=5"]
@@ -332,3 +332,33 @@ def test_options_object_and_names_agree():
     report = probe.analyze((llama(), letters()), TEXTS[0], ["entropy"], options=options, max_tokens=6)
     assert report.provenance.tokens == 6
     assert report.answers[0].by_prompt is None
+
+
+def test_experiments_run_under_the_interventions_of_the_call():
+    """What a report says was edited was edited for experiments too."""
+    model, seen = llama(), []
+    ids = torch.tensor([[5, 9, 3, 7]])
+
+    class Looks:
+        info = MetricInfo("looks", "Nothing.", "nats", "high", "", "")
+        spec = "looks"
+
+        def run(self, model, *, seed=0, progress=None):
+            with torch.no_grad():
+                seen.append(model.model(ids).logits)
+            return []
+
+    with torch.no_grad():
+        native = model(ids).logits
+    for edits in ([], [probe.interventions.zero(layers=[0, 1])]):
+        probe.analyze((model, letters()), "abcabc", metrics=[Looks()], interventions=edits)
+    assert torch.allclose(seen[0], native, atol=1e-4)
+    assert not torch.allclose(seen[1], native, atol=1e-2)
+
+
+def test_ready_made_ids_make_few_logits():
+    """Verifying on the first input never makes logits for all of its positions."""
+    model, shapes = llama(max_position_embeddings=512), []
+    model.lm_head.register_forward_hook(lambda _m, _a, out: shapes.append(out.shape[1]))
+    probe.analyze(model, {"input_ids": torch.arange(300)[None] % 20 + 1}, metrics=["entropy"])
+    assert max(shapes) <= 64

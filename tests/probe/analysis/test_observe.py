@@ -5,10 +5,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from probe_kernels import Want
 from small_models import letters, llama, mistral
 
 import probe
-from probe.errors import ModelInUseError, ReportError, UnknownNameError, UsageError
+from probe.errors import ModelInUseError, ReportError, UnknownNameError, UnseenLayersError, UsageError
+from probe.metrics import MetricInfo, RowMetric
 
 IDS = torch.tensor([[5, 9, 3, 7, 5, 9, 2, 8, 4, 6, 5, 9]])
 
@@ -215,3 +217,47 @@ def test_wrong_use_says_what_to_do():
         kept.rows(5, 0, [1])
     with pytest.raises(ReportError, match="1 were seen"):
         kept.rows(0, 0, [1], prompt=3)
+
+
+def unseen_in_the_middle():
+    """A model whose second layer computes its attention by itself."""
+    model = llama()
+    attention = model.model.layers[1].self_attn
+    attention.forward = lambda hidden_states, **_: (attention.o_proj(attention.q_proj(hidden_states)), None)
+    return model
+
+
+def test_an_edit_of_a_layer_that_bypasses_the_seam_is_not_lost_silently():
+    """The block ends with an error that names the layer; edits of layers that are seen go through."""
+    model = unseen_in_the_middle()
+    for target, lost in ({"heads": ["L1.H0"]}, True), ({"heads": ["L0.H0"]}, False), ({}, True):
+        edits = [probe.interventions.zero(**target)]
+        if not lost:
+            with probe.edit(model, edits):
+                model(IDS)
+            continue
+        with pytest.raises(UnseenLayersError, match=r"model.layers.1.self_attn"), probe.edit(model, edits):
+            model(IDS)
+        with pytest.raises(UnseenLayersError, match="not edited"), probe.observe(model, ["entropy"], edits):
+            model(IDS)
+
+
+def test_a_phase_lets_activations_of_that_phase_through():
+    """A metric that also looks at the residual stream sees it in the phase that was asked."""
+    seen = []
+
+    class Both(RowMetric):
+        info = MetricInfo("both", "Nothing.", "nats", "high", "", "")
+        need = Want(z=False, entropy=True)
+        points = frozenset({"resid_post"})
+
+        def score(self, call, attended):
+            return attended.entropy
+
+        def activation(self, one):
+            seen.append(one.phase)
+
+    model = llama()
+    with probe.observe(model, [Both()], phase="decode"):
+        generated(model, count=3)
+    assert set(seen) == {"decode"}

@@ -14,6 +14,7 @@ from probe_kernels.types import Layout
 T = TypeVar("T")
 
 HIDDEN = -1e30  # a score at or below it counts as hidden; finite, so that 0 · HIDDEN is 0 and not NaN
+_SMALL = 2**17  # pairs of a chunk that is kept with its layout
 _BLOCK = 64  # columns per block when a general mask is searched for fully visible stretches
 
 
@@ -116,20 +117,47 @@ class Chunk:
         return bool(self.edges) and self.once("empty", lambda: int(self.count_visible().min()) == 0)
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What is found by looking at a layout's tensors; kept with the layout, as every layer of a forward shares it."""
+
+    key_start: list[int] | None
+    query_start: list[int] | None
+    keys_padded: bool
+    queries_padded: bool
+    # The last part of a key says whether inference mode made the tensors: those are no use to autograd.
+    tiles: dict[tuple[int, int, int, bool], Edge | None] = field(default_factory=dict)
+    whole: dict[tuple[int, int, int, bool], Chunk] = field(
+        default_factory=dict
+    )  # small calls that are one chunk
+
+    @staticmethod
+    def of(layout: Layout) -> "Facts":
+        """The facts of a layout, found on the first call."""
+        kept = vars(layout)
+        if "_facts" not in kept:
+            key_real, query_real = layout.key_real, layout.query_real
+            kept["_facts"] = Facts(
+                _run(layout.key_pos),
+                _run(layout.query_pos),
+                key_real is not None and not bool(key_real.all()),
+                query_real is not None and not bool(query_real.all()),
+            )
+        return cast(Facts, kept["_facts"])
+
+
 class Ground:
-    """What is known of a layout once and for all: how positions run, and whether any key is padding."""
+    """How a layout lies: how positions run, whether any key is padding, and what each chunk of queries can see."""
 
     def __init__(self, layout: Layout, n_query: int, n_key: int) -> None:
         self.layout = layout
         self.n_query = n_query
         self.n_key = n_key
-        self.key_start = _run(layout.key_pos)
-        self.query_start = _run(layout.query_pos)
-        padded = layout.key_real is not None and not bool(layout.key_real.all())
-        self.key_real = layout.key_real if padded else None
-        some = layout.query_real is not None and not bool(layout.query_real.all())
-        self.query_real = layout.query_real if some else None
-        self._tiles: dict[tuple[int, int, int], Edge | None] = {}
+        self._facts = facts = Facts.of(layout)
+        self.key_start = facts.key_start
+        self.query_start = facts.query_start
+        self.key_real = layout.key_real if facts.keys_padded else None
+        self.query_real = layout.query_real if facts.queries_padded else None
 
     @cached_property
     def shift(self) -> int | None:
@@ -154,7 +182,7 @@ class Ground:
             width = self._width(slice(start, start + size))
             fit = area // width
             if fit < size:
-                size = min(size, max(least, fit // 8 * 8))
+                size = min(size, max(least, fit // 8 * 8 or fit))
             cuts.append(slice(start, start + size))
             start += size
         return cuts
@@ -167,7 +195,16 @@ class Ground:
         return max(hi - lo, 1)
 
     def chunk(self, rows: slice, align: int = 1) -> Chunk:
-        """The chunk of these rows."""
+        """The chunk of these rows; where a small call is all one chunk, as in decoding, the next layer's as well."""
+        size = rows.stop - rows.start
+        if size < self.n_query or size * self.n_key > _SMALL:
+            return self._chunk(rows, align)
+        whole, key = self._facts.whole, (self.n_query, self.n_key, align, torch.is_inference_mode_enabled())
+        if key not in whole:
+            whole[key] = self._chunk(rows, align)
+        return whole[key]
+
+    def _chunk(self, rows: slice, align: int) -> Chunk:
         if self.key_start is not None and self.key_real is None:
             return self._by_position(rows, align)
         return self._by_search(rows, slice(0, self.n_key), align)
@@ -211,15 +248,16 @@ class Ground:
 
     def _edge(self, rows: slice, keys: slice) -> Edge | None:
         """The edge at these keys; where only relative positions matter, a tile of the same place serves again."""
-        same = (rows.stop - rows.start, keys.stop - keys.start, keys.start - rows.start)
+        inference = torch.is_inference_mode_enabled()
+        same = (rows.stop - rows.start, keys.stop - keys.start, keys.start - rows.start, inference)
         again = self.layout.mask.relative and self.query_start is not None
-        if not again or same not in self._tiles:
+        if not again or same not in self._facts.tiles:
             seen = self.tile(rows, keys)
             edge = None if seen is None or bool(seen.all()) else Edge(keys, seen)
             if not again:
                 return edge
-            self._tiles[same] = edge
-        found = self._tiles[same]
+            self._facts.tiles[same] = edge
+        found = self._facts.tiles[same]
         return None if found is None else found.at(keys)
 
     def _query_range(self, rows: slice) -> tuple[int, int]:

@@ -175,7 +175,7 @@ class Lane:
         if one.bias is not None:
             cube.add_(self.inputs.bias(chunk, frame.heads, batch)[0], alpha=1 / LN_2)
         if one.alibi is not None:
-            gaps = chunk.once("gap", lambda: gap(self.ledger, chunk).to(s.dtype))
+            gaps = chunk.once(("gap", s.dtype), lambda: gap(self.ledger, chunk).to(s.dtype))
             slopes = one.alibi[frame.heads, None, None].to(s.dtype)
             cube.addcmul_(slopes, at(gaps, batch)[0], value=-1 / LN_2)
         if one.bias is not None:

@@ -75,7 +75,7 @@ def distance(ledger: Ledger, block: Block) -> None:
         mean = block.linear(at(behind, block.batch)[..., None])[..., 0]
         mean = mean + mass_of(_known(block.lse), block.sink_mass) * at(ahead, block.batch)[:, None]
     else:
-        far = chunk.once("far", lambda: gap(ledger, chunk).abs().to(ledger.dtype)[:, None])
+        far = chunk.once(("far", ledger.dtype), lambda: gap(ledger, chunk).abs().to(ledger.dtype)[:, None])
         mean = torch.linalg.vecdot(block.p, at(far, block.batch))
     ledger.out.distance[place(block)] = mean
 
@@ -92,7 +92,7 @@ def behind_of(ledger: Ledger, chunk: Chunk) -> tuple[Tensor, Tensor]:
         middle = query[:, query.shape[1] // 2, None]
         return torch.sub(middle, key).to(ledger.dtype), torch.sub(query, middle).to(ledger.dtype)
 
-    return chunk.once("behind", make)
+    return chunk.once(("behind", ledger.dtype), make)
 
 
 def mass_of(lse: Tensor, sink_mass: Tensor | None) -> Tensor:

@@ -1,6 +1,5 @@
 """``probe.analyze``: model and prompts in, report out."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,12 @@ from probe.analysis.kept_size import announce_kept
 from probe.analysis.options import AnalyzeOptions
 from probe.analysis.own_inputs import run_own
 from probe.analysis.plan import Plan, prepare
-from probe.analysis.records import Outcome, make_report
+from probe.analysis.records import Counts, Outcome, make_report
 from probe.analysis.resume import Unfinished
 from probe.analysis.settle import evaluating, settled
-from probe.analysis.sweep import Sweep
+from probe.analysis.sweep import Found, Sweep
+from probe.analysis.tally import Tally
+from probe.experiments import Experiment
 from probe.metrics.answering import answers, reordered
 from probe.report import Report
 from probe.seam import Session
@@ -94,12 +95,24 @@ def _run(plan: Plan, store: Unfinished | None) -> Outcome:
             tokens = not reordered(metric)
             outcome.answers += answers(metric, by_prompt=options.by_prompt, tokens=tokens)
         for experiment in plan.choice.experiments:
-            edited = Session(loaded.model, (), plan.interventions) if plan.interventions else nullcontext()
-            with out_of_memory(f"{experiment.spec} on {loaded.name}", plan.inputs.n_tokens), edited:
-                outcome.answers += experiment.run(loaded, seed=options.seed, progress=options.progress)
+            _experiment(experiment, plan, outcome)
     if plan.sweeps and any(item.prompt is not None for item in plan.inputs.items):
         outcome.notes += [note for note in (runner.note(),) if note is not None]
     return outcome
+
+
+def _experiment(experiment: Experiment, plan: Plan, outcome: Outcome) -> None:
+    """Run an experiment under the interventions of the call, and keep the record of what it ran."""
+    loaded, options, tally = plan.loaded, plan.options, Tally()
+    watched = Session(loaded.model, [tally], plan.interventions)
+    with out_of_memory(f"{experiment.spec} on {loaded.name}", plan.inputs.n_tokens), watched as session:
+        outcome.answers += experiment.run(loaded, seed=options.seed, progress=options.progress)
+        if tally.tokens:
+            found = Found(session.mode, session.unseen_layers, session.fallback_layers, session.notes)
+            outcome.found.merge(found)
+    outcome.brought = Counts(
+        outcome.brought.tokens + sum(tally.tokens.values()), outcome.brought.prompts + len(tally.tokens)
+    )
 
 
 def _drift(plan: Plan, runner: Runner) -> float:

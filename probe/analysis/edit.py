@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from probe.analysis.choice import check_interventions, require_edited, require_places
+from probe.analysis.first_use import verify_on_first_use
 from probe.errors import UsageError
 from probe.models import as_loaded
 from probe.prompts import Prompt
@@ -36,6 +37,7 @@ def edit(
         UsageError: no interventions, or one that edits nothing.
         UnknownNameError: a layer that the model does not have.
         ModelInUseError: another thread observes or edits the model.
+        CaptureError: the model was verified on first use, and edits would not take effect.
         UnseenLayersError: at the end, an edited layer ran without reaching the seam.
     """
     edits = check_interventions(interventions)
@@ -43,6 +45,7 @@ def edit(
         raise UsageError("an edit without interventions was asked; give at least one")
     loaded = as_loaded(model)
     require_places(edits, places(loaded.model))
+    verify_on_first_use(loaded.model)
     with Session(loaded.model, (), edits, kernels=kernels) as session:
         if prompts is not None:
             session.announce([spans_of(prompt) for prompt in prompts])

@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from probe_kernels import chosen_backend
 from probe_kernels.types import Attended, Want
 from torch import nn
 
 from probe.analysis.choice import check_backend, check_interventions, choose, require_edited, require_places
 from probe.analysis.edit import spans_of
+from probe.analysis.first_use import drift_of, verify_on_first_use
 from probe.analysis.guard import FiniteGuard
 from probe.analysis.keep_map import MapKeeper
 from probe.analysis.keep_qk import QkKeeper
 from probe.analysis.options import mode_of
 from probe.analysis.records import model_record
+from probe.analysis.tally import Tally
 from probe.errors import ReportError, UsageError
 from probe.interventions.base import EditsBlocks, EditsCall
 from probe.metrics.answering import answers, reordered
@@ -64,28 +67,6 @@ class OfPhase:
         return self.observer.prepare(model) if isinstance(self.observer, ModelObserver) else lambda: None
 
 
-class _Tally:
-    """Counts real tokens of the sequences seen, once each."""
-
-    def __init__(self) -> None:
-        self.tokens: dict[int, int] = {}
-        self._first: tuple[str, int] | None = None
-
-    def want(self, call: AttentionCall) -> Want:
-        """Nothing."""
-        return Want(z=False)
-
-    def update(self, call: AttentionCall, attended: Attended) -> None:
-        """Look at the first layer that is called, which sees every token."""
-        where = (call.place.tower, call.place.layer)
-        self._first = self._first or where
-        if where != self._first:
-            return
-        counts = call.query_real.sum(-1).tolist()
-        for prompt, count in zip(call.batch.prompts, counts, strict=True):
-            self.tokens[prompt] = self.tokens.get(prompt, 0) + int(count)
-
-
 class Run:
     """One observation of one model. Use it as a context manager; its answers stay after the block.
 
@@ -100,7 +81,7 @@ class Run:
         self.started = utc_now()
         self._metrics: tuple[Any, ...] = observers["metrics"]
         self._keeper: Any = observers["keeper"]
-        self._tally: _Tally = observers["tally"]
+        self._tally: Tally = observers["tally"]
         self._phase = phase
         self._used = False
 
@@ -141,7 +122,8 @@ class Run:
         provenance = Provenance(
             model=model_record(self.loaded),
             mode=self.session.mode,
-            kernels=self.session.kernels,
+            kernels=chosen_backend(self.session.kernels),
+            logit_drift=drift_of(self.loaded.model, self.session.mode),
             tokens=sum(self._tally.tokens.values()),
             prompts=len(self._tally.tokens),
             unseen_layers=tuple(self.session.unseen_layers),
@@ -273,8 +255,10 @@ def observe(
     check_backend(kernels)
     loaded = as_loaded(model)
     require_places(edits, places(loaded.model))
+    if edits or mode == "fused":
+        verify_on_first_use(loaded.model)
     keeper = QkKeeper() if keep == "qk" else MapKeeper() if keep == "map" else None
-    tally = _Tally()
+    tally = Tally()
     watching: list[Any] = [*choice.metrics, *([keeper] if keeper is not None else [])]
     if phase is not None:
         watching = [OfPhase(one, phase) for one in watching]

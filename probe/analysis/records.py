@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from probe_kernels import chosen_backend
@@ -20,6 +20,13 @@ from probe.report.prompt_record import PromptRecord
 from probe.report.provenance import ModelRecord, Provenance, utc_now
 
 
+class Counts(NamedTuple):
+    """Tokens and prompts that were run."""
+
+    tokens: int = 0
+    prompts: int = 0
+
+
 @dataclass
 class Outcome:
     """What running a plan gave."""
@@ -27,6 +34,7 @@ class Outcome:
     drift: float | None = None
     found: Found = field(default_factory=Found)
     ran: list[Inputs] = field(default_factory=list)
+    brought: Counts = field(default_factory=Counts)  # what experiments brought and ran
     answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -43,12 +51,15 @@ def make_report(plan: Plan, outcome: Outcome) -> Report:
         notes.append(
             "statistics on CUDA were computed by the blocked torch backend, without kernels of its own"
         )
+    counts = Counts(sum(one.n_tokens for one in outcome.ran), sum(one.n_prompts for one in outcome.ran))
+    if not counts.tokens:
+        counts = outcome.brought
     provenance = Provenance(
         model=model_record(plan.loaded),
         mode=found.mode or options.mode,
         kernels=chosen_backend(options.kernels),
-        tokens=sum(inputs.n_tokens for inputs in outcome.ran),
-        prompts=sum(inputs.n_prompts for inputs in outcome.ran),
+        tokens=counts.tokens,
+        prompts=counts.prompts,
         seed=options.seed,
         deterministic=options.deterministic,
         unseen_layers=tuple(found.unseen),

@@ -73,6 +73,11 @@ class _ZeroLayer:
 _verified: "weakref.WeakKeyDictionary[nn.Module, Verification]" = weakref.WeakKeyDictionary()
 
 
+def verified(network: nn.Module) -> Verification | None:
+    """What an earlier verification of this model found; None if there was none."""
+    return _verified.get(network)
+
+
 def verify(model: Any, inputs: Mapping[str, Any] | None = None, *, again: bool = False) -> Verification:
     """Check a model on one short input: outputs equal native, rows sum to one less sink mass, an edit moves outputs.
 
@@ -83,11 +88,7 @@ def verify(model: Any, inputs: Mapping[str, Any] | None = None, *, again: bool =
     network: nn.Module = model.model if hasattr(model, "tokenizer") and hasattr(model, "model") else model
     if not again and network in _verified:
         return _verified[network]
-    keywords = (
-        dict(inputs)
-        if inputs is not None
-        else {"input_ids": torch.arange(1, 17, device=_device(network))[None]}
-    )
+    keywords = dict(inputs) if inputs is not None else {"input_ids": _some_tokens(network)}
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -177,5 +178,7 @@ def _real(output: Tensor, keywords: dict[str, Any]) -> Tensor:
     return output
 
 
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+def _some_tokens(network: nn.Module) -> Tensor:
+    """Sixteen token ids, within the model's vocabulary."""
+    size = getattr(getattr(network, "config", None), "vocab_size", None) or 17
+    return (torch.arange(1, 17, device=next(network.parameters()).device) % size)[None]

@@ -15,11 +15,6 @@ from dataclasses import dataclass
 
 from probe.errors import UsageError
 
-AXES = (
-    "prompt", "tower", "layer", "head", "kv_head", "token", "query_pos", "key_pos", "d_head", "d_model", "span",
-    "block",
-)  # fmt: skip
-
 # The prefix that a tower puts before a head's name; the decoder's self-attention has none.
 TOWER_PREFIX = {"decoder": "", "encoder": "enc.", "cross": "cross.", "vision": "vision.", "audio": "audio."}
 _PREFIX_TOWER = {prefix: tower for tower, prefix in TOWER_PREFIX.items()}

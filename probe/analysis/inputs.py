@@ -125,7 +125,7 @@ def _item(one: object, number: int, loaded: LoadedModel, options: AnalyzeOptions
         return Item(None, dict(one))
     prompt = one if isinstance(one, Prompt) else _prompt(one, number, loaded)
     if not prompt.tokens:
-        raise InputError(f"prompt {number} has no tokens; give some text")
+        raise InputError(f"prompt {prompt.id or number} has no tokens; give some text")
     if options.max_tokens is not None and len(prompt.tokens) > options.max_tokens:
         notes.append(f"prompts were cut to their first {options.max_tokens} tokens")
         prompt = prompt.truncate(options.max_tokens)
@@ -152,7 +152,7 @@ def _check_length(item: Item, number: int, loaded: LoadedModel) -> None:
     if item.prompt is None or limit is None or item.n_tokens <= limit:
         return
     raise InputError(
-        f"prompt {number} has {item.n_tokens} tokens; {loaded.name} has positions for {limit}: "
+        f"prompt {item.prompt.id or number} has {item.n_tokens} tokens; {loaded.name} has positions for {limit}: "
         f"shorten it, or keep its first tokens with --max-tokens {limit} (max_tokens={limit})"
     )
 

@@ -46,8 +46,6 @@ def _header(provenance: Provenance, out: Console) -> None:
         facts[1] = "1 prompt"
     if provenance.logit_drift is not None:
         facts.append(f"logit drift {provenance.logit_drift:.1e}")
-    if not provenance.finished:
-        facts.append("UNFINISHED")
     out.print(Text(clean(provenance.model.name), style="bold"), Text("  " + " · ".join(facts)))
     if provenance.unseen_layers:
         out.print(f"unseen layers: {clean(', '.join(provenance.unseen_layers))}")

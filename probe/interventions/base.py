@@ -9,13 +9,11 @@ Interventions of a list apply in order: all ``call`` edits, then ``edits`` insid
 ``attended``.
 """
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from probe_kernels.types import Attended, Edits
 
 from probe.seam.call import AttentionCall
-
-PhaseChoice = Literal["prefill", "decode", "both"]
 
 
 @runtime_checkable

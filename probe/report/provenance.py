@@ -62,7 +62,6 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=software_versions)
     settings: Mapping[str, object] = field(default_factory=dict)  # further options by name; JSON values only
     notes: tuple[str, ...] = ()  # lines the reader must see
-    finished: bool = True  # False: the run was interrupted, the answers cover the prompts so far
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form."""

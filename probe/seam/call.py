@@ -1,6 +1,6 @@
 """What crosses the seam: one layer's attention in one forward (`AttentionCall`), or another `Activation`."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -114,10 +114,6 @@ class AttentionCall:
         if self.place.tower == "cross" or int(last) >= before.shape[1]:
             return positions.masked_fill(~real, -1)
         return before.gather(1, positions.clamp(0, before.shape[1] - 1)).masked_fill(~real, -1)
-
-    def with_scores(self, scores: Scores) -> "AttentionCall":
-        """The same call with other scores (an intervention's edit)."""
-        return replace(self, scores=scores)
 
 
 def _flags(flags: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:

@@ -120,6 +120,7 @@ class Lane:
         keys, some, row, w = frame.chunk.keys, frame.some, frame.rows, frame.weights
         self._fill(frame, strip)
         self._weigh(frame)
+        row.add(w, frame.scores, frame.batch, some)  # first: the scores may still be in the cache
         factor = row.settle(frame.batch, some)
         if strip.column is not None:
             strip.column[frame.heads, :, keys].baddbmm_(factor.flatten(0, 1)[:, None], frame.weights_cube)
@@ -127,7 +128,6 @@ class Lane:
             torch.bmm(w, strip.value[some, keys], out=frame.z)
             z = frame.z.view(*factor.shape, -1)
             torch.mul(z, factor[..., None], out=strip.z[some, :, frame.chunk.rows])
-        row.add(w, frame.scores, frame.batch, some)
         if self.linear or self.others or self.ledger.want.parts:
             self._fold(frame, factor)
 

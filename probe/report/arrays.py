@@ -88,7 +88,9 @@ def _pack_values(values: np.ndarray, key: str) -> dict[str, Any]:
 def _unpack_values(entry: Mapping[str, Any]) -> np.ndarray:
     shape = tuple(int(size) for size in entry["shape"])
     if entry["dtype"] == "str":
-        return np.array(entry["flat"], dtype=np.str_).reshape(shape)
+        # NumPy's own strings drop a NUL at their end, which byte-level tokens may hold.
+        trimmed = any(str(text).endswith("\0") for text in entry["flat"])
+        return np.array(entry["flat"], dtype=object if trimmed else np.str_).reshape(shape)
     dtype = np.dtype(entry["dtype"])
     if dtype.kind not in _STORED:
         raise ReportError(

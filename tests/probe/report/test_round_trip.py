@@ -78,6 +78,14 @@ def test_saving_and_opening_changes_nothing(
     assert again.identical(report)
 
 
+def test_text_that_ends_in_nul_comes_back(tmp_path: Path) -> None:
+    """Byte-level tokens may be NUL, which NumPy's own strings drop."""
+    tokens = np.array(["a\0", "\0"], dtype=object)
+    answer = made_answer("entropy", made_map([[0.1], [0.2]]).assign_coords(word=("layer", tokens)))
+    again = open_report(made_report(answer).save(tmp_path / "run"))
+    assert again["entropy"].coords["word"].values.tolist() == ["a\0", "\0"]
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     """Files depend on the report alone, so that two equal runs can be compared by their sums."""
     one, two = made_report().save(tmp_path / "one"), made_report().save(tmp_path / "two")

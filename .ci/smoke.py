@@ -52,6 +52,7 @@ check(data_dir().name == "probe_data", f"data was found at {data_dir()}, not ins
 
 with tempfile.TemporaryDirectory() as folder:
     os.chdir(folder)
+    os.environ["PROBE_HOME"] = f"{folder}/home"  # the default model is fetched and converted anew
     tiny_model(Path("tiny"))
     check("entropy" in command("metrics"), "probe metrics does not name entropy")
     command("analyze", "tiny", "--text", TEXT, "--out", "run")

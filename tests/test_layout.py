@@ -21,8 +21,8 @@ SOURCES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob(
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Distribution name -> import name, where they differ.
 IMPORT_NAMES = {"scikit-learn": "sklearn"}
-# gguf: imported by transformers, for us. The others: promised to users; the rooms that import them are to come.
-NOT_IMPORTED = {"gguf", "scikit-learn", "einops", "triton"}
+# gguf, accelerate: imported by transformers when it reads GGUF files. The others: for rooms still to come.
+NOT_IMPORTED = {"gguf", "accelerate", "scikit-learn", "einops", "triton"}
 
 
 def _name(path: Path) -> str:

@@ -36,7 +36,7 @@ def measure(rounds: int) -> dict[str, object]:
         notes.append(f"n = {length}: {maps.agreement(answers['maps'], answers['report'])}")
         most = compare(timed, "eager", "native")["cpu_ratio"]
         notes.append(
-            f"n = {length}: eager maps ÷ native sdpa, which statistics at no cost at all would reach: {most:.2f}"
+            f"n = {length}: eager maps ÷ native sdpa (statistics at no cost would reach it): {most:.2f}"
         )
     title = "Eager `output_attentions` and the same metrics from its maps ÷ ours (SmolLM2-135M)"
     return {"title": title, "lines": lines, "notes": notes}

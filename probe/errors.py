@@ -8,13 +8,13 @@
     │   ├── InputError              text, file, row or span that cannot be used
     │   └── OutputError             an output folder that cannot be used
     ├── CaptureError                attention could not be seen or was not what the seam promises
-    │   ├── UnseenLayersError       layers whose attention never reached the seam
+    │   ├── UnseenLayersError       layers whose attention never reached the seam (exit code 2)
     │   ├── UnsupportedAttentionError   a keyword, mask or cache that the seam does not honour
     │   └── ModelInUseError         a second observer on a model that somebody else observes or edits
     ├── MetricError                 a metric cannot be computed from what was captured
-    ├── BudgetError                 the result would need more memory than was allowed
-    ├── ModelError                  weights that cannot be fetched, read or trusted (sha256, NaN)
-    └── ReportError                 a report that cannot be read or does not hold what was asked
+    ├── BudgetError                 the result would need more memory than was allowed (exit code 2)
+    ├── ModelError                  weights that cannot be fetched, read or trusted: sha256, NaN (exit code 2)
+    └── ReportError                 a report that cannot be read or does not hold what was asked (exit code 2)
 
 A message says three things: what was asked, what was found, what to do.
 """

@@ -13,11 +13,18 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
 
 if TYPE_CHECKING:
     from probe.models import LoadedModel
+
+
+# The judge of a change looks at the same examples each time, so that a red run can be repeated; all others explore.
+hypothesis.settings.register_profile("judge", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("judge" if os.environ.get("CI") else "explore")
 
 
 @pytest.fixture(autouse=True)

@@ -52,6 +52,11 @@ def scratch(sizes: Sequence[int], dtype: torch.dtype) -> list[torch.Tensor]:
     return list(memory[:total].split_with_sizes(list(sizes)))
 
 
+def release() -> None:
+    """Give back the scratch memory that this thread keeps between calls (at most 32 MB, whatever the length)."""
+    _own.memory = None
+
+
 def _quietly(task: Callable[[], None], inference: bool) -> None:
     with torch.no_grad(), torch.inference_mode(inference):
         task()

@@ -12,7 +12,7 @@ class Numbering:
     """
 
     def __init__(self, finished: dict[str, int] | None = None) -> None:
-        self.first = dict(finished or {})  # tower -> number of sequences finished before this session
+        self.first = dict(finished or {})  # tower -> number of sequences finished before this process
         self.next = dict(self.first)
 
     def __call__(self, key: CellKey) -> CellKey:

@@ -31,7 +31,7 @@ class Found:
     finished: dict[str, int] = field(default_factory=dict)  # sequences per tower
 
     def add(self, noted: dict[str, Any]) -> None:
-        """Take what one batch noted, from this session or from one before."""
+        """Take what one batch noted, from this run or from one before."""
         self.finished = noted["finished"]
         self.merge(Found(noted["mode"], noted["unseen"], noted["fallback"], noted["notes"]))
 

@@ -52,7 +52,7 @@ class Session:
 
     def __enter__(self) -> "Session":
         if self._open:
-            raise UsageError("this session is already open; make a new one")
+            raise UsageError("a session was opened twice; make a new one for each block")
         self._hub = Hub.join(self.model, self)
         self._open = True
         if not self._hub.places:

@@ -8,12 +8,13 @@ from probe_kernels.dispatch import Backend, BackendError, attend, chosen_backend
 from probe_kernels.mask import Mask, Predicate, Tile
 from probe_kernels.merge import merge
 from probe_kernels.pattern import pattern_block, score_block
-from probe_kernels.types import Attended, Edits, Layout, Match, Scores, Want
+from probe_kernels.types import Attended, BlockEdit, Edits, Layout, Match, Scores, Want
 
 __all__ = [
     "Attended",
     "Backend",
     "BackendError",
+    "BlockEdit",
     "Edits",
     "Layout",
     "Mask",

@@ -1,5 +1,6 @@
 """One block of the pattern: whole rows of one chunk for some batch rows and heads, as weights and normalisers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -134,18 +135,44 @@ def with_sink(lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def edited(block: Block, edits: Edits) -> Block:
-    """The block after edits of its probabilities."""
-    p = block.p
+    """The block after edits of its probabilities and of its sinks' mass."""
+    p, sink_mass, rows, keys = block.p, block.sink_mass, block.chunk.rows, block.chunk.keys
     for edit in edits.probs:
-        p = edit(p, block.chunk.rows, block.chunk.keys)
-    return replace(block, p=p, scores=None, clean=bool(p.isfinite().all()))
+        p = _on_heads(p, edit.heads, edit.apply, rows, keys)
+        if sink_mass is not None and edit.sinks is not None:
+            sink_mass = _on_heads(sink_mass, edit.heads, edit.sinks, rows)
+    return replace(block, p=p, scores=None, sink_mass=sink_mass, clean=bool(p.isfinite().all()))
 
 
 def edit_scores(s: Tensor, chunk: Chunk, edits: Edits) -> Tensor:
-    """Scores after the edits, which see -inf at hidden keys; hidden keys are hidden again afterwards."""
+    """Scores after the edits, each of which sees -inf at hidden keys; hidden keys are hidden again afterwards."""
     if not edits.scores:
         return s
     s = torch.where(s <= HIDDEN, -torch.inf, s)
-    for edit in edits.scores:
-        s = edit(s, chunk.rows, chunk.keys)
+    for number, edit in enumerate(edits.scores):
+        if number:
+            s = hide(s.clone(), chunk, -torch.inf)
+        s = _on_heads(s, edit.heads, edit.apply, chunk.rows, chunk.keys)
     return hide(s.clamp(min=HIDDEN), chunk, HIDDEN)
+
+
+def _on_heads(
+    whole: Tensor, heads: tuple[int, ...] | None, change: Callable[..., Tensor], *place: slice
+) -> Tensor:
+    """The tensor with the part of some heads (axis 1) changed."""
+    if heads is None or heads == tuple(range(whole.shape[1])):
+        return _of_shape(change(whole, *place), whole)
+    if not heads:
+        return whole
+    index = torch.tensor(heads, dtype=torch.int64, device=whole.device)
+    part = whole.index_select(1, index)
+    return whole.index_copy(1, index, _of_shape(change(part, *place), part))
+
+
+def _of_shape(found: Tensor, given: Tensor) -> Tensor:
+    if found.shape != given.shape:
+        raise ValueError(
+            f"an edit was given a block of shape {tuple(given.shape)} and returned {tuple(found.shape)}; "
+            "it must return the shape that it is given"
+        )
+    return found.to(given.dtype)

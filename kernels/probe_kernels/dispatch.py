@@ -29,9 +29,12 @@ def attend(
 
     Raises:
         BackendError: An unknown backend, or one that is not available.
-        ValueError: z or parts without a value; shapes that do not fit; a query with no key at all to attend to.
+        ValueError: z or parts without a value; shapes that do not fit; a query with no key at all to attend to;
+            edits of heads that do not exist.
     """
     _check(scores, layout, want)
+    if edits is not None:
+        edits.heads(scores.query.shape[1])
     return _BACKENDS[chosen_backend(backend)](scores, layout, want, edits)
 
 

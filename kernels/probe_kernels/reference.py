@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from probe_kernels.mask import Tile
-from probe_kernels.types import Attended, Edits, Layout, Scores, Want
+from probe_kernels.types import Attended, BlockEdit, Edits, Layout, Scores, Want
 
 
 def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = None) -> Attended:
@@ -12,9 +12,8 @@ def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = Non
     edits = edits or Edits()
     seen = visible(layout, scores)
     s = dense_scores(scores, layout, seen)
-    everything = slice(0, s.shape[2]), slice(0, s.shape[3])
     for edit in edits.scores:
-        s = edit(s, *everything).masked_fill(~seen[:, None], -torch.inf)
+        s = _edited(s, edit).masked_fill(~seen[:, None], -torch.inf)
     lse = torch.logsumexp(s, dim=-1)
     sink_mass = None
     if scores.sinks is not None:
@@ -24,13 +23,33 @@ def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = Non
         sink_mass = torch.exp(sinks - lse)
     p = torch.exp(s - lse[..., None]).masked_fill(s == -torch.inf, 0.0)
     for edit in edits.probs:
-        p = edit(p, *everything)
+        p = _edited(p, edit)
+        sink_mass = _edited_sinks(sink_mass, edit)
     plain = Want(**{**vars(want), "lse": False, "table": 0})
     out = statistics(p, layout, plain, scores.value if want.z or want.parts else None, sink_mass=sink_mass)
     out.sink_mass = None if sink_mass is None else sink_mass.float()
     out.lse = lse.float() if want.lse else None
     if want.table:
         out.table, out.table_block = _table(s, want.table).float(), want.table
+    return out
+
+
+def _edited(block: Tensor, edit: BlockEdit) -> Tensor:
+    heads = list(range(block.shape[1]) if edit.heads is None else edit.heads)
+    out = block.clone()
+    if heads:
+        every = slice(0, block.shape[2]), slice(0, block.shape[3])
+        out[:, heads] = edit.apply(block[:, heads], *every).double()
+    return out
+
+
+def _edited_sinks(mass: Tensor | None, edit: BlockEdit) -> Tensor | None:
+    if mass is None or edit.sinks is None:
+        return mass
+    heads = list(range(mass.shape[1]) if edit.heads is None else edit.heads)
+    out = mass.clone()
+    if heads:
+        out[:, heads] = edit.sinks(mass[:, heads], slice(0, mass.shape[2])).double()
     return out
 
 

@@ -170,8 +170,29 @@ def _lower(value: object) -> object:
     return value
 
 
-# edit(block, rows, keys) -> edited block. `block` is [B, H, rows, keys]; rows and keys are storage slices.
-BlockEdit = Callable[[Tensor, slice, slice], Tensor]
+# apply(block, rows, keys) -> edited block; block is [B, len(heads), rows, keys], rows and keys are storage slices.
+Apply = Callable[[Tensor, slice, slice], Tensor]
+
+
+@dataclass(frozen=True)
+class BlockEdit:
+    """One edit of blocks. `apply` is given, and returns, the part of a block that belongs to `heads`, in their order.
+
+    It must not change what it is given, and must answer alike when asked again: where gradients are on, the backward
+    pass computes blocks a second time. In an edit of probabilities `sinks` says what becomes of the mass of the learned
+    sink: ``sinks(mass [B, len(heads), rows], rows) -> mass``; None leaves it as it was.
+
+    Raises `ValueError` where a head is named twice or is negative.
+    """
+
+    apply: Apply
+    heads: tuple[int, ...] | None = None  # query heads that it edits; None = every head
+    sinks: Callable[[Tensor, slice], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        heads = self.heads or ()
+        if len(set(heads)) < len(heads) or any(head < 0 for head in heads):
+            raise ValueError(f"an edit names heads {list(heads)}; name each head once, counted from 0")
 
 
 @dataclass(frozen=True)
@@ -179,8 +200,28 @@ class Edits:
     """Edits of the blocks inside the sweep, so that z and every statistic come from the edited attention.
 
     `scores` edits are applied after mask, bias and softcap (hidden keys hold -inf and must stay -inf), in order;
-    `probs` edits after the softmax. Blocks hold whole rows: every key that any row of the chunk may see.
+    `probs` edits after the softmax, in order. Blocks hold whole rows: every key that any row of the chunk may see.
+
+    Raises `ValueError` where an edit of scores has `sinks`: the sink has no mass before the softmax.
     """
 
     scores: tuple[BlockEdit, ...] = ()
     probs: tuple[BlockEdit, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(edit.sinks is not None for edit in self.scores):
+            raise ValueError(
+                "an edit of scores has sinks; only an edit of probabilities can change their mass"
+            )
+
+    def heads(self, n_heads: int) -> tuple[int, ...]:
+        """The query heads that some edit touches, ascending; raises `ValueError` for one beyond `n_heads`."""
+        touched: set[int] = set()
+        for edit in (*self.scores, *self.probs):
+            touched |= set(range(n_heads) if edit.heads is None else edit.heads)
+        missing = sorted(head for head in touched if head >= n_heads)
+        if missing:
+            raise ValueError(
+                f"edits name heads {missing}, but there are {n_heads} query heads, counted from 0"
+            )
+        return tuple(sorted(touched))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attention_problems import make_problem, want_all
-from probe_kernels import Edits, Want, attend
+from probe_kernels import BlockEdit, Edits, Want, attend
 from probe_kernels.testing import assert_attended_close, assert_close
 from torch import Tensor
 
@@ -40,7 +40,9 @@ def split(mask: str = "causal", **more: int) -> tuple:
 def test_knockout_is_the_rest_renormalised(mask: str, backend: str) -> None:
     """-inf on a span: z = (z - z_g) / (1 - m_g) wherever something is left."""
     problem, z, z_g, m_g = split(mask)
-    out = attend(problem.scores, problem.layout, Want(), edits=Edits(scores=(knockout,)), backend=backend)
+    out = attend(
+        problem.scores, problem.layout, Want(), edits=Edits(scores=(BlockEdit(knockout),)), backend=backend
+    )
     left = m_g < 0.99
     expected = (z - z_g) / (1 - m_g.double())[..., None]
     assert out.z is not None
@@ -51,7 +53,9 @@ def test_knockout_is_the_rest_renormalised(mask: str, backend: str) -> None:
 def test_drop_takes_the_part_away(backend: str) -> None:
     """p = 0 on a span without renormalising: z - z_g."""
     problem, z, z_g, _ = split()
-    out = attend(problem.scores, problem.layout, Want(), edits=Edits(probs=(drop,)), backend=backend)
+    out = attend(
+        problem.scores, problem.layout, Want(), edits=Edits(probs=(BlockEdit(drop),)), backend=backend
+    )
     torch.testing.assert_close(out.z, z - z_g, rtol=1e-5, atol=1e-6)
 
 
@@ -62,7 +66,11 @@ def test_scaling_probabilities_scales_z_and_every_mass(backend: str) -> None:
     want = Want(lse=True, column=True, square=True, distance=True, first=(1,))
     plain = attend(problem.scores, problem.layout, want)
     out = attend(
-        problem.scores, problem.layout, want, edits=Edits(probs=(lambda p, _r, _k: 2.5 * p,)), backend=backend
+        problem.scores,
+        problem.layout,
+        want,
+        edits=Edits(probs=(BlockEdit(lambda p, _r, _k: 2.5 * p),)),
+        backend=backend,
     )
     for name, factor in (("z", 2.5), ("column", 2.5), ("distance", 2.5), ("square", 6.25), ("lse", 1.0)):
         assert_close(name, getattr(out, name), factor * getattr(plain, name))
@@ -72,7 +80,9 @@ def test_scores_to_zero_make_attention_uniform_and_hidden_keys_stay_hidden() -> 
     """0·s is uniform over the visible keys even though hidden ones hold -inf."""
     problem = make_problem(n_query=20, n_key=20, mask="sliding")
     want = Want(entropy=True, visible=True)
-    out = attend(problem.scores, problem.layout, want, edits=Edits(scores=(lambda s, _r, _k: s * 0,)))
+    out = attend(
+        problem.scores, problem.layout, want, edits=Edits(scores=(BlockEdit(lambda s, _r, _k: s * 0),))
+    )
     assert out.visible is not None
     assert_close("entropy", out.entropy, out.visible[:, None].expand(1, 4, 20).double().log())
 
@@ -87,7 +97,7 @@ def test_edits_see_whole_rows_and_minus_infinity() -> None:
         assert s.shape == (2, 4, rows.stop - rows.start, keys.stop - keys.start)
         return s
 
-    attend(problem.scores, problem.layout, Want(), edits=Edits(scores=(look,)))
+    attend(problem.scores, problem.layout, Want(), edits=Edits(scores=(BlockEdit(look),)))
     assert torch.equal(met, torch.ones(20, 20).tril().bool())
 
 
@@ -101,7 +111,9 @@ def test_every_statistic_comes_from_the_edited_attention(mask: str, sinks: int) 
 
     problem = make_problem(n_query=40, n_key=44, mask=mask, sinks=sinks)
     want = Want(**{**vars(want_all(problem)), "table": 0})
-    edits = Edits(scores=(lambda s, _r, _k: 1.5 * s, knockout), probs=(some_heads,))
+    edits = Edits(
+        scores=(BlockEdit(lambda s, _r, _k: 1.5 * s), BlockEdit(knockout)), probs=(BlockEdit(some_heads),)
+    )
     found = attend(problem.scores, problem.layout, want, edits=edits)
     wanted = attend(problem.scores, problem.layout, want, edits=edits, backend="reference")
     assert_attended_close(found, wanted, tolerance=5e-5)
@@ -111,4 +123,4 @@ def test_the_table_cannot_follow_edited_probabilities() -> None:
     """Asking for both says so."""
     problem = make_problem()
     with pytest.raises(ValueError, match="table"):
-        attend(problem.scores, problem.layout, Want(table=4), edits=Edits(probs=(drop,)))
+        attend(problem.scores, problem.layout, Want(table=4), edits=Edits(probs=(BlockEdit(drop),)))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_problems import Problem, make_problem
-from probe_kernels import Edits, Scores, Want, attend
+from probe_kernels import BlockEdit, Edits, Scores, Want, attend
 from probe_kernels.reference import dense_scores, visible
 
 
@@ -77,7 +77,9 @@ def test_gradients_flow_through_edits() -> None:
     problem = make_problem(n_query=20, n_key=20)
     ours = leaves(problem)
     gate = torch.tensor(0.7, requires_grad=True)
-    out = attend(ours, problem.layout, Want(entropy=True), edits=Edits(probs=(lambda p, _r, _k: gate * p,)))
+    out = attend(
+        ours, problem.layout, Want(entropy=True), edits=Edits(probs=(BlockEdit(lambda p, _r, _k: gate * p),))
+    )
     assert out.z is not None
     out.z.square().sum().backward()
     theirs, other = leaves(problem), torch.tensor(0.7, requires_grad=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attention_problems import make_problem, want_all
-from probe_kernels import Edits, Want, attend, lanes, pattern_block, sweep
+from probe_kernels import BlockEdit, Edits, Want, attend, lanes, pattern_block, sweep
 from probe_kernels.types import Scores
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -52,7 +52,7 @@ def test_edits_and_gradients_keep_to_blocks_too() -> None:
     one = problem.scores
     query = one.query.clone().requires_grad_()
     with Largest() as largest:
-        attend(one, problem.layout, Want(), edits=Edits(probs=(lambda p, _r, _k: p * 2,)))
+        attend(one, problem.layout, Want(), edits=Edits(probs=(BlockEdit(lambda p, _r, _k: p * 2),)))
         z = attend(Scores(query, one.key, one.value, one.scale), problem.layout, Want(entropy=True)).z
         assert z is not None
         z.sum().backward()

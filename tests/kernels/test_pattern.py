@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attention_problems import MASKS, make_problem
-from probe_kernels import Edits, Want, attend, pattern_block, score_block
+from probe_kernels import BlockEdit, Edits, Want, attend, pattern_block, score_block
 from probe_kernels.reference import dense_scores, visible
 from probe_kernels.testing import assert_close
 from torch import Tensor
@@ -42,7 +42,7 @@ def test_no_rows_and_no_keys_give_empty_arrays() -> None:
 def test_edited_rows_are_those_of_the_edited_sweep() -> None:
     """Edits reach raw rows too, before heads are chosen; together with lse they are refused."""
     problem = make_problem()
-    edits = Edits(probs=(lambda p, _r, _k: torch.cat((p[:, :2], p[:, 2:] * 0.25), dim=1),))
+    edits = Edits(probs=(BlockEdit(lambda p, _r, _k: p * 0.25, heads=(2, 3)),))
     plain = pattern_block(problem.scores, problem.layout, slice(4, 9), slice(0, 20), heads=[0, 3])
     edited = pattern_block(
         problem.scores, problem.layout, slice(4, 9), slice(0, 20), heads=[0, 3], edits=edits

@@ -6,6 +6,7 @@
     ├── UsageError                  the call was wrong (exit code 2): nothing was run, nothing written
     │   ├── UnknownNameError        a model, metric, parameter, span or head that does not exist
     │   ├── InputError              text, file, row or span that cannot be used
+    │   ├── InterventionError       an intervention that cannot act on this model, or that never acted
     │   └── OutputError             an output folder that cannot be used
     ├── CaptureError                attention could not be seen or was not what the seam promises
     │   ├── UnseenLayersError       layers whose attention never reached the seam (exit code 2)
@@ -49,6 +50,10 @@ class UnknownNameError(UsageError):
 
 class InputError(UsageError):
     """Text, a file, a row or a span that cannot be used."""
+
+
+class InterventionError(UsageError):
+    """An intervention that cannot act on this model, or that never acted; the message names the layers."""
 
 
 class OutputError(UsageError):

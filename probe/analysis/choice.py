@@ -11,15 +11,11 @@ from probe_kernels import BackendError, attend
 from probe_kernels.mask import Mask
 from probe_kernels.types import Layout, Scores, Want
 
-from probe.errors import UnseenLayersError, UsageError
+from probe.errors import UsageError
 from probe.experiments import EXPERIMENTS, Experiment
-from probe.interventions.base import EditsAttended, EditsBlocks, EditsCall
-from probe.interventions.target import Target
 from probe.metrics.base import Metric
 from probe.metrics.making import make, names, parameters
 from probe.metrics.table import METRICS
-from probe.seam.call import Place
-from probe.seam.session import Session
 from probe.terms import DEFAULT_METRICS
 
 
@@ -64,19 +60,6 @@ def choose(metrics: object) -> Choice:
     return Choice(tuple(one for one in made if not _is_experiment(one)), experiments, notes)
 
 
-def check_interventions(interventions: object) -> tuple[Any, ...]:
-    """The interventions as a tuple; raises `UsageError` for anything that edits nothing."""
-    if not isinstance(interventions, Sequence) or isinstance(interventions, str):
-        raise UsageError(f"interventions={interventions!r} was asked; give a list of them")
-    for one in interventions:
-        if isinstance(one, type) or not isinstance(one, EditsCall | EditsBlocks | EditsAttended):
-            raise UsageError(
-                f"{one!r} was asked as an intervention; it defines none of call, edits and attended: "
-                "use probe.interventions"
-            )
-    return tuple(interventions)
-
-
 def check_backend(kernels: str | None) -> None:
     """Raise `UsageError` where the kernels' backend that was asked does not exist or cannot serve."""
     one = torch.zeros(1, 1, 1, 1)
@@ -85,28 +68,6 @@ def check_backend(kernels: str | None) -> None:
         attend(Scores(one, one, one, 1.0), Layout(Mask(), at, at), Want(), backend=kernels)
     except BackendError as error:
         raise UsageError(str(error)) from error
-
-
-def require_places(interventions: Sequence[Any], places: dict[str, Place]) -> None:
-    """Raise `UnknownNameError` where an intervention names a layer that the model does not have."""
-    for one in interventions:
-        target = getattr(one, "target", None)
-        if isinstance(target, Target):
-            target.require(list(places.values()))
-
-
-def require_edited(interventions: Sequence[Any], session: Session) -> None:
-    """Raise `UnseenLayersError` where an edited layer ran without reaching the seam, so that no edit is lost."""
-    for one in interventions:
-        target = getattr(one, "target", None)
-        if not isinstance(target, Target):
-            continue
-        for module in session.unseen_layers:
-            if target.covers(session.hub.places[module]):
-                raise UnseenLayersError(
-                    f"{one.name} was asked; the attention of {module} bypasses transformers' registry, so it was not "
-                    "edited: name layers that are seen"
-                )
 
 
 def _all() -> tuple[list[object], tuple[str, ...]]:

@@ -5,12 +5,10 @@ from contextlib import contextmanager
 
 import torch
 
-from probe.analysis.choice import check_interventions, require_edited, require_places
-from probe.analysis.first_use import verify_on_first_use
+from probe.analysis.ready import check_interventions, ready, require_edited, require_effect
 from probe.errors import UsageError
 from probe.models import as_loaded
 from probe.prompts import Prompt
-from probe.seam.places import places
 from probe.seam.session import Session
 
 
@@ -35,22 +33,23 @@ def edit(
 
     Raises:
         UsageError: no interventions, or one that edits nothing.
-        UnknownNameError: a layer that the model does not have.
+        UnknownNameError: a layer or head that the model does not have.
         ModelInUseError: another thread observes or edits the model.
         CaptureError: the model was verified on first use, and edits would not take effect.
         UnseenLayersError: at the end, an edited layer ran without reaching the seam.
+        InterventionError: an intervention cannot act on this model; or, at the end, it changed nothing.
     """
     edits = check_interventions(interventions)
     if not edits:
         raise UsageError("an edit without interventions was asked; give at least one")
     loaded = as_loaded(model)
-    require_places(edits, places(loaded.model))
-    verify_on_first_use(loaded.model)
+    edits = ready(edits, loaded, prompts)
     with Session(loaded.model, (), edits, kernels=kernels) as session:
         if prompts is not None:
             session.announce([spans_of(prompt) for prompt in prompts])
         yield session
         require_edited(edits, session)
+        require_effect(session)
 
 
 def spans_of(prompt: Prompt) -> dict[str, torch.Tensor]:

@@ -10,17 +10,18 @@ from probe_kernels import chosen_backend
 from probe_kernels.types import Attended, Want
 from torch import nn
 
-from probe.analysis.choice import check_backend, check_interventions, choose, require_edited, require_places
+from probe.analysis.choice import check_backend, choose
 from probe.analysis.edit import spans_of
 from probe.analysis.first_use import drift_of, verify_on_first_use
 from probe.analysis.guard import FiniteGuard
 from probe.analysis.keep_map import MapKeeper
 from probe.analysis.keep_qk import QkKeeper
 from probe.analysis.options import mode_of
+from probe.analysis.ready import check_interventions, ready, require_edited, require_effect
 from probe.analysis.records import model_record
 from probe.analysis.tally import Tally
 from probe.errors import ReportError, UsageError
-from probe.interventions.base import EditsBlocks, EditsCall
+from probe.interventions.base import edits_pattern
 from probe.metrics.answering import answers, reordered
 from probe.metrics.base import CellKey
 from probe.models import LoadedModel, as_loaded
@@ -30,7 +31,6 @@ from probe.report.kept import KeptLayer, map_array
 from probe.report.provenance import Provenance, utc_now
 from probe.seam.call import Activation, AttentionCall, Point
 from probe.seam.observer import ModelObserver
-from probe.seam.places import places
 from probe.seam.session import Session
 from probe.terms import HeadId
 
@@ -98,6 +98,7 @@ class Run:
         self.session.__exit__(kind, error, trace)
         if error is None:
             require_edited(self.session.interventions, self.session)
+            require_effect(self.session)
 
     def announce(self, prompts: Sequence[Prompt]) -> None:
         """Say which prompts the next new sequences are, row by row, so that their spans are known."""
@@ -250,12 +251,12 @@ def observe(
     if phase not in (None, "prefill", "decode"):
         raise UsageError(f"phase={phase!r} was asked; it is prefill or decode, or None for both")
     edits = check_interventions(interventions)
-    if keep == "qk" and any(isinstance(one, EditsBlocks | EditsCall) for one in edits):
+    if keep == "qk" and any(map(edits_pattern, edits)):
         raise UsageError("keep='qk' was asked with an intervention that edits scores; use keep='map'")
     check_backend(kernels)
     loaded = as_loaded(model)
-    require_places(edits, places(loaded.model))
-    if edits or mode == "fused":
+    edits = ready(edits, loaded)
+    if mode == "fused":
         verify_on_first_use(loaded.model)
     keeper = QkKeeper() if keep == "qk" else MapKeeper() if keep == "map" else None
     tally = Tally()

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from probe.analysis.choice import Choice, check_backend, check_interventions, choose, require_places
+from probe.analysis.choice import Choice, check_backend, choose
 from probe.analysis.inputs import Inputs, read_inputs
 from probe.analysis.options import AnalyzeOptions
 from probe.analysis.own_inputs import has_own
+from probe.analysis.ready import check_interventions, ready
 from probe.analysis.resume import check_output
 from probe.errors import UsageError
-from probe.interventions.base import EditsBlocks, EditsCall
+from probe.interventions.base import edits_pattern
 from probe.metrics.base import Metric
 from probe.models import LoadedModel, load
 from probe.report.provenance import utc_now
@@ -56,7 +57,7 @@ def prepare(
     edits = check_interventions(interventions)
     if options.mode == "shadow" and edits:
         raise UsageError("mode='shadow' was asked with interventions; edits need mode='fused'")
-    if options.keep == "qk" and any(isinstance(one, EditsBlocks | EditsCall) for one in edits):
+    if options.keep == "qk" and any(map(edits_pattern, edits)):
         raise UsageError(
             "keep='qk' was asked with an intervention that edits scores; kept queries and keys do not hold the "
             "edit: use keep='map'"
@@ -67,6 +68,6 @@ def prepare(
     loaded = load(model, device=options.device, dtype=options.dtype)
     if not places(loaded.model):
         raise UsageError(f"{loaded.name} was asked; it has no attention layers: give a transformer")
-    require_places(edits, places(loaded.model))
     inputs = read_inputs(prompts, loaded, options)
+    edits = ready(edits, loaded, [item.prompt for item in inputs.items if item.prompt is not None])
     return Plan(loaded, inputs, choice, edits, options, shipped=prompts is None)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from probe.analysis.choice import require_edited
 from probe.analysis.forward import Runner, out_of_memory
 from probe.analysis.guard import FiniteGuard
 from probe.analysis.inputs import Inputs, Item
@@ -14,6 +13,7 @@ from probe.analysis.keep_map import MapKeeper
 from probe.analysis.keep_qk import QkKeeper, to_folder
 from probe.analysis.numbering import Numbering
 from probe.analysis.options import AnalyzeOptions, mode_of
+from probe.analysis.ready import require_edited, require_effect
 from probe.analysis.resume import Unfinished
 from probe.errors import UnseenLayersError
 from probe.metrics.base import Cell, CellKey, Metric
@@ -88,6 +88,7 @@ class Sweep:
                     noted = self._collect(session, finished, store, number)
                     found.add(noted)
                     done += sum(item.n_prompts for item in batch)
+                require_effect(session)
         if store is not None:
             store.restore(self.metrics, len(before))
         for metric, cells in zip(self.metrics, finished, strict=True):

@@ -1,29 +1,26 @@
-"""Edits of attention that take effect in every model that the seam reaches, inside ``generate()`` too.
+"""Edits of models that take effect in every model that the seam reaches, inside ``generate()`` too.
 
 >>> from probe.interventions import zero
 >>> zero(heads=["L18.H6"]).name
 'zero:heads=L18.H6'
 """
 
-from probe.interventions.base import EditsAttended, EditsBlocks, EditsCall, Intervention
-from probe.interventions.knockout import Knockout, knockout
-from probe.interventions.scale import Scale, scale
-from probe.interventions.target import Target
-from probe.interventions.zero import Zero, zero
-
-INTERVENTIONS = {"zero": zero, "scale": scale, "knockout": knockout}
+from probe.interventions.base import Intervention
+from probe.interventions.knockout import knockout
+from probe.interventions.making import make
+from probe.interventions.scale import scale
+from probe.interventions.table import INTERVENTIONS
+from probe.interventions.target import Region, Target, Where
+from probe.interventions.zero import zero
 
 __all__ = [
     "INTERVENTIONS",
-    "EditsAttended",
-    "EditsBlocks",
-    "EditsCall",
     "Intervention",
-    "Knockout",
-    "Scale",
+    "Region",
     "Target",
-    "Zero",
+    "Where",
     "knockout",
+    "make",
     "scale",
     "zero",
 ]

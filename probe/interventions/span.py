@@ -26,12 +26,18 @@ def checked(span: SpanChoice, what: str) -> SpanChoice:
     )
 
 
+def as_text(span: SpanChoice) -> str:
+    """A span as specs write it: its name, or ``start..stop``."""
+    return span if isinstance(span, str) else f"{span[0]}..{span[1]}"
+
+
 def members(
     span: SpanChoice, call: AttentionCall, index: Tensor, side: str
 ) -> Bool[Tensor, "batch position"]:
     """True where a query or key (by its real-token `index`, -1 = padding) belongs to the span.
 
-    Tokens beyond the announced prompt (generated ones) belong to the span ``response`` and to no other.
+    Tokens beyond the announced prompt (generated ones) belong to the span ``response`` and to no other. On the side of
+    the queries ``last`` is every row that predicts the next token: the prompt's last, and every generated one.
 
     Raises:
         InputError: no spans are known for a prompt of the batch.
@@ -43,18 +49,22 @@ def members(
         return index >= 0
     spans = call.batch.spans
     if len(spans) != index.shape[0]:
+        if span == "last" and side == "queries":
+            return (index >= 0) & (index == index.amax(1, keepdim=True))
         raise InputError(
-            f"a knockout of {side}={span!r} was asked; the prompts of this forward carry no spans: "
-            "announce Prompt objects first, or give (start, stop) in real tokens"
+            f"{side}={span!r} was asked; the prompts of this forward carry no spans: "
+            "announce Prompt objects first (prompts=[...]), or give (start, stop) in real tokens"
         )
     rows = zip(spans, index, call.batch.prompts, strict=True)
-    return torch.stack([_one(span, known, places, prompt) for known, places, prompt in rows])
+    beyond = span == "response" or (span == "last" and side == "queries")
+    return torch.stack([_one(span, known, places, prompt, beyond) for known, places, prompt in rows])
 
 
-def _one(span: str, known: dict[str, Tensor], index: Tensor, prompt: int) -> Tensor:
+def _one(
+    span: str, known: dict[str, Tensor], index: Tensor, prompt: int, beyond: bool
+) -> Bool[Tensor, "position"]:
     if span not in known:
         raise UnknownNameError.of(f"span of prompt {prompt}", span, known)
     flags = known[span].to(device=index.device, dtype=torch.bool)
-    beyond = torch.full_like(flags[:1], span == "response")
-    padded = torch.cat([flags, beyond])
+    padded = torch.cat([flags, torch.full_like(flags[:1], beyond)])
     return padded[index.clamp(0, len(flags))] & (index >= 0)

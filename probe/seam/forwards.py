@@ -6,7 +6,8 @@ forward that continues a known cache keeps the numbers of that cache.
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from probe.errors import ModelInUseError
+from probe.errors import CaptureError, ModelInUseError
 from probe.seam.call import Batch, Phase
 from probe.seam.masks import spec_of
 from probe.seam.places import submodels
 
 Spans = dict[str, Tensor]
+EditInputs = Callable[["Forward", dict[str, Any]], dict[str, Any]]
 
 UNKNOWN_TOKEN = -1  # stands where a cache holds a token that no observed forward was given
 
@@ -65,6 +67,7 @@ class Forwards:
         self.last: Forward | None = None
         self.count = 0
         self.notes: list[str] = []
+        self.edit_inputs: EditInputs | None = None  # what interventions do to the keywords of a forward
         self.prefilling = False  # True while a prompt is fed in chunks: continuations are prefill, not decode
         self._depth = 0
         self._next_prompt = 0
@@ -92,7 +95,9 @@ class Forwards:
         """Name the spans of the next new sequences, row by row."""
         self._announced = spans
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._depth and self.current is not None and self.current.thread != threading.get_ident():
             raise ModelInUseError(
                 "the observed model was called by two threads at once; its prompts could not be told apart: "
@@ -102,6 +107,22 @@ class Forwards:
         if self._depth == 1:
             self.current = self._open(module, args, kwargs)
             self.count += 1
+            if self.edit_inputs is not None:
+                return args, self.edit_inputs(self.current, kwargs)
+        return None
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """While open, the model runs a second time within the forward in flight: its modules are entered anew."""
+        forward = self.current
+        if forward is None:
+            raise CaptureError("a second pass was asked for outside any forward")
+        kept = forward.entries, forward.calls_in_entry, forward.images
+        forward.entries, forward.calls_in_entry = {}, {}
+        try:
+            yield
+        finally:
+            forward.entries, forward.calls_in_entry, forward.images = kept
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         self._depth = max(0, self._depth - 1)
@@ -163,7 +184,7 @@ class Forwards:
         prompts = tuple(range(self._next_prompt, self._next_prompt + width))
         self._next_prompt += width
         spans, self._announced = self._announced, ()
-        return Batch(prompts, 0, tokens, real, spans if len(spans) == width else ())
+        return Batch(prompts, 0, tokens, real, _spread_spans(spans, width))
 
     def _encoder_batch(self, kwargs: dict[str, Any], batch: Batch) -> Batch:
         if self._encoded is not None and kwargs.get("encoder_outputs") is not None:
@@ -261,6 +282,13 @@ def _spread(prompts: tuple[int, ...], width: int) -> tuple[int, ...]:
     """Prompts over `width` rows: each repeated in place where generation expanded them (beams)."""
     copies, rest = divmod(width, len(prompts))
     return prompts if copies <= 1 or rest else tuple(p for p in prompts for _ in range(copies))
+
+
+def _spread_spans(spans: tuple[Spans, ...], width: int) -> tuple[Spans, ...]:
+    """The announced spans over `width` rows: each repeated in place where generation expanded the prompts."""
+    if not spans or width % len(spans):
+        return ()
+    return tuple(one for one in spans for _ in range(width // len(spans)))
 
 
 def _padding(mask: object, length: int) -> Tensor | None:

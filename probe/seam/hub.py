@@ -6,24 +6,26 @@ thread is seen and edited like any other call.
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from probe_kernels import attend, pattern_block
-from probe_kernels.types import Attended, Edits, Want
+from probe_kernels.types import Attended, BlockEdit, Edits, Want
 from torch import Tensor, nn
 
 from probe.errors import ModelInUseError, UnsupportedAttentionError
 from probe.seam.build import batch_for, build_call
 from probe.seam.call import Activation, AttentionCall, Batch, Phase, Place
 from probe.seam.fallback import Fallback
-from probe.seam.forwards import Forwards
+from probe.seam.forwards import Forward, Forwards
 from probe.seam.masks import LazyMask, spec_of
 from probe.seam.observer import ModelObserver
 from probe.seam.places import attention_modules, places
 from probe.seam.points import attach as attach_points
+from probe.seam.stage import Stage
 from probe.seam.switch import AttentionFunction, Switched, register_fused, shadow, switchable
 
 
@@ -33,6 +35,8 @@ class Member(Protocol):
 
     observers: tuple[Any, ...]
     interventions: tuple[Any, ...]
+    running: tuple[Any, ...]
+    effects: dict[int, set[str]]
     asked_mode: Literal["fused", "shadow"]
     kernels: str | None
 
@@ -57,6 +61,7 @@ class Hub:
         self.fallback: Fallback | None = None
         self._names: dict[int, str] = {}
         self._modules = attention_modules(model)
+        self._quiet = 0  # passes in flight that observers must not see
         self.mask_bytes = 0  # the largest mask that the model's own implementation built (shadow)
         self._undo: list[Callable[[], None]] = []
 
@@ -114,6 +119,7 @@ class Hub:
         """Set the model up for what its sessions now need: fused if any asks for it, else shadow."""
         self._release()
         self.mode = "fused" if any(m.asked_mode == "fused" for m in self.members) else "shadow"
+        self.forwards.edit_inputs = self._edit_inputs if self._with("inputs") else None
         self.forwards.attach()
         self._undo.append(self.forwards.detach_hooks)
         for name, module in self._modules.items():
@@ -131,12 +137,14 @@ class Hub:
         for observer in self._observers():
             if isinstance(observer, ModelObserver):
                 self._undo.append(observer.prepare(self.model))
+        for member, index, one in self._with("attach"):
+            self._undo.append(one.attach(self._stage(member, index)))
         wanted = frozenset(point for o in self._observers() for point in getattr(o, "points", ()))
         if wanted:
             self._undo.append(attach_points(self.model, wanted, self._activation, self._now))
 
     def _fall_back(self) -> None:
-        if any(m.interventions for m in self.members):
+        if any(self._with(method) for method in ("call", "edits", "attended")):
             raise UnsupportedAttentionError(
                 f"{type(self.model).__name__} does not read its attention from transformers' registry, so an "
                 "intervention could not take effect; nothing was changed"
@@ -169,10 +177,64 @@ class Hub:
     def _observers(self) -> list[Any]:
         return [observer for member in self.members for observer in member.observers]
 
-    def _interventions(self) -> list[Any]:
-        return [one for member in self.members for one in member.interventions]
+    def _with(self, method: str) -> list[tuple[Member, int, Any]]:
+        """The running interventions that have a method, with their session and their number in it."""
+        running = [
+            (member, index, one) for member in self.members for index, one in enumerate(member.running)
+        ]
+        return [entry for entry in running if hasattr(entry[2], method)]
+
+    def _stage(self, member: Member, index: int) -> Stage:
+        def fired(module: str) -> None:
+            member.effects.setdefault(index, set()).add(module)
+
+        return Stage(self.model, self.places, self._now, fired, self.forwards.again, self._unobserved)
+
+    @contextmanager
+    def _unobserved(self) -> Iterator[None]:
+        self._quiet += 1
+        try:
+            yield
+        finally:
+            self._quiet -= 1
+
+    def _edit_inputs(self, forward: Forward, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for member, index, one in self._with("inputs"):
+            made = one.inputs(kwargs, forward.batch, forward.phase)
+            if made is not kwargs:
+                member.effects.setdefault(index, set()).add("")
+            kwargs = made
+        return kwargs
+
+    def edit(self, call: AttentionCall) -> tuple[AttentionCall, Edits | None]:
+        """The call after every ``call`` edit, and the edits of its blocks, in order."""
+        module = call.place.module
+        for member, index, one in self._with("call"):
+            made = one.call(call)
+            if made is not call:
+                member.effects.setdefault(index, set()).add(module)
+            call = made
+        scores: tuple[BlockEdit, ...] = ()
+        probs: tuple[BlockEdit, ...] = ()
+        for member, index, one in self._with("edits"):
+            edits = one.edits(call)
+            if edits.scores or edits.probs:
+                member.effects.setdefault(index, set()).add(module)
+            scores, probs = scores + edits.scores, probs + edits.probs
+        return call, Edits(scores, probs) if scores or probs else None
+
+    def edit_attended(self, call: AttentionCall, attended: Attended) -> Attended:
+        """The result after every ``attended`` edit, in order."""
+        for member, index, one in self._with("attended"):
+            made = one.attended(call, attended)
+            if made is not attended:
+                member.effects.setdefault(index, set()).add(call.place.module)
+            attended = made
+        return attended
 
     def _activation(self, seen: Activation) -> None:
+        if self._quiet:
+            return
         for observer in self._observers():
             if seen.point in getattr(observer, "points", ()):
                 observer.activation(seen)
@@ -226,7 +288,7 @@ class Hub:
 
     def tell(self, call: AttentionCall, attended: Attended) -> None:
         """Give the statistics to every observer, unless this is a recomputation outside any forward."""
-        if self.forwards.current is None:
+        if self.forwards.current is None or self._quiet:
             return
         for observer in self._observers():
             observer.update(call, attended)
@@ -262,15 +324,14 @@ def fused_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tenso
             "use probe.observe(model) or probe.edit(model, ...), or set another attention implementation"
         )
     call = hub.call(module, args, kwargs)
-    call, edits, after = _edited(hub, call)
+    call, edits = hub.edit(call)
     if call.scores is None:
         raise UnsupportedAttentionError(
             f"{call.place.module}: an intervention took the scores out of the call"
         )
     want = replace(hub.want(call), z=True)
     attended = attend(call.scores, call.layout, want, edits=edits, backend=hub.kernels)
-    for one in after:
-        attended = one.attended(call, attended)
+    attended = hub.edit_attended(call, attended)
     hub.tell(call, attended)
     weights = None
     forward = hub.forwards.current
@@ -283,21 +344,6 @@ def fused_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tenso
             f"{call.place.module}: the sweep returned no z; an intervention removed it"
         )
     return attended.z.transpose(1, 2).contiguous(), weights
-
-
-def _edited(hub: Hub, call: AttentionCall) -> tuple[AttentionCall, Edits | None, list[Any]]:
-    interventions = hub._interventions()
-    for one in interventions:
-        if hasattr(one, "call"):
-            call = one.call(call)
-    scores: tuple[Any, ...] = ()
-    probs: tuple[Any, ...] = ()
-    for one in interventions:
-        if hasattr(one, "edits"):
-            made = one.edits(call)
-            scores, probs = scores + made.scores, probs + made.probs
-    edits = Edits(scores, probs) if scores or probs else None
-    return call, edits, [one for one in interventions if hasattr(one, "attended")]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

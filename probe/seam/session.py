@@ -45,6 +45,10 @@ class Session:
         self.model = model
         self.observers = tuple(observers)
         self.interventions = tuple(interventions)
+        # An intervention that keeps state does so in a copy of its own per session.
+        self.running = tuple(one.live() if hasattr(one, "live") else one for one in interventions)
+        self.effects: dict[int, set[str]] = {}  # number of an intervention -> modules where it took effect
+        self._counted = 0
         self.asked_mode: Mode = "fused" if mode == "fused" or interventions else "shadow"
         self.kernels = kernels
         self._hub: Hub | None = None
@@ -55,6 +59,7 @@ class Session:
             raise UsageError("a session was opened twice; make a new one for each block")
         self._hub = Hub.join(self.model, self)
         self._open = True
+        self._counted = self._hub.forwards.count
         if not self._hub.places:
             self.__exit__(None, None, None)
             raise CaptureError(
@@ -116,7 +121,18 @@ class Session:
             lines.append(
                 "eager fallback: the model bypasses transformers' attention registry; weights were read as returned"
             )
+        lines += [line for one in self.running for line in getattr(one, "notes", ())]
         return lines
+
+    @property
+    def n_forwards(self) -> int:
+        """Forwards since this session was opened."""
+        return self.hub.forwards.count - self._counted
+
+    @property
+    def idle(self) -> list[Any]:
+        """The interventions that have changed nothing so far."""
+        return [one for index, one in enumerate(self.interventions) if not self.effects.get(index)]
 
     def require_seen(self) -> None:
         """Raise `UnseenLayersError` unless at least one layer was seen since the session opened."""

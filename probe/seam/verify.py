@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Verification:
     layers: int  # attention layers that ran
     seen: int  # of which reached the seam
     mode: str
+    heads: Mapping[str, int] = field(default_factory=dict)  # attention module -> number of query heads
 
 
 class _RowSums:
@@ -36,6 +37,7 @@ class _RowSums:
     def __init__(self) -> None:
         self.worst = 0.0
         self.broken: str | None = None
+        self.heads: dict[str, int] = {}
 
     def want(self, call: AttentionCall) -> Want:
         """One group that holds every key, so that its mass is the row's sum."""
@@ -44,6 +46,7 @@ class _RowSums:
 
     def update(self, call: AttentionCall, attended: Attended) -> None:
         """Keep the worst row."""
+        self.heads[call.place.module] = call.n_heads
         if self.broken is None and attended.z is not None and not bool(torch.isfinite(attended.z).all()):
             self.broken = f"the attention of layer {call.place.layer} ({call.place.module})"
         total = attended.key_groups["verify"][..., 0]
@@ -120,7 +123,8 @@ def _measure(network: nn.Module, keywords: dict[str, Any]) -> Verification:
         with Session(network, [], [_ZeroLayer(_last_layer(session))]):
             moved = _distance(_output(network(**keywords)), ours, keywords)
     size = max(1.0, float(_real(native, keywords).abs().max()))
-    return Verification(_distance(ours, native, keywords), rows.worst, moved, size, ran, seen, mode)
+    drift = _distance(ours, native, keywords)
+    return Verification(drift, rows.worst, moved, size, ran, seen, mode, rows.heads)
 
 
 def _last_layer(session: Session) -> str:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from probe_kernels.mask import Mask
 from probe_kernels.types import Layout, Scores
 
-from probe.errors import UnknownNameError, UsageError
+from probe.errors import InterventionError, UnknownNameError, UsageError
 from probe.interventions import knockout, scale, zero
 from probe.interventions.target import Target
 from probe.seam.call import AttentionCall, Batch, Place
@@ -30,7 +30,7 @@ def test_names_tell_everything():
     assert zero(["L3.H1"]).control(4).name == "zero:heads=L3.H1,control=4"
     assert scale(["L3.H1"], 2).name == "scale:heads=L3.H1,alpha=2"
     assert scale(alpha=0.5).name == "scale:alpha=0.5"
-    assert knockout("last", (0, 4), layers=[2]).name == "knockout:queries=last,keys=0..4,layers=2"
+    assert knockout("last", (0, 4), layers=[2]).name == "knockout:layers=2,queries=last,keys=0..4"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,8 @@ def test_names_tell_everything():
         lambda: zero(["H1"]),
         lambda: zero(layers=[]),
         lambda: zero(phase="always"),
+        lambda: zero(select="per_step"),
+        lambda: zero(foo=1),
         lambda: zero().control(0),
         lambda: scale(["L1.H1"], float("nan")),
         lambda: scale(["L1.H1"], float("inf")),
@@ -57,8 +59,8 @@ def test_wrong_choices_are_refused_at_once(wrong):
 
 def test_missing_layers_and_towers_are_named():
     """A layer or tower that the model does not have is refused before anything runs."""
-    there = [Place(f"layers.{n}", "decoder", n) for n in range(3)]
-    Target.of(["L2.H0"], [2], "decoder", "both").require(there)
+    there = {f"layers.{n}": Place(f"layers.{n}", "decoder", n) for n in range(3)}
+    Target.of(["L2.H0"], {"layers": [2], "tower": "decoder"}).require(there, {})
     for heads, layers, tower in (
         (["L3.H0"], None, None),
         (None, [3], None),
@@ -66,23 +68,27 @@ def test_missing_layers_and_towers_are_named():
         (["enc.L0.H0"], None, None),
     ):
         with pytest.raises(UnknownNameError):
-            Target.of(heads, layers, tower, "both").require(there)
+            Target.of(heads, {"layers": layers, "tower": tower}).require(there, {})
+    with pytest.raises(UnknownNameError, match=r"L2\.H4"):
+        Target.of(["L2.H4"]).require(there, {"layers.2": 4})
+    with pytest.raises(InterventionError, match="no layer has all"):
+        Target.of(["L2.H0"], {"layers": [1]}).require(there, {})
 
 
 @given(seed=st.integers(0, 10**6), n_heads=st.integers(2, 16), data=st.data())
 def test_controls_match_in_count_and_share_no_head(seed, n_heads, data):
     """A control draws as many heads per layer as were chosen, none of them chosen, the same for the same seed."""
     chosen = data.draw(st.sets(st.integers(0, n_heads - 1), min_size=1, max_size=n_heads // 2))
-    target = Target.of([f"L5.H{head}" for head in chosen], None, None, "both").control(seed)
+    target = Target.of([f"L5.H{head}" for head in chosen]).control(seed)
     call = a_call(n_heads)
-    drawn = target.head_mask(call).nonzero().flatten().tolist()
+    drawn = target.heads_of(call)
     assert len(drawn) == len(chosen)
     assert not chosen & set(drawn)
-    assert drawn == target.head_mask(call).nonzero().flatten().tolist()
+    assert drawn == target.heads_of(call)
 
 
 def test_a_control_needs_heads_to_draw_from():
     """A control for more than half of a layer's heads is refused with the numbers."""
-    target = Target.of(["L5.H0", "L5.H1"], None, None, "both").control(0)
+    target = Target.of(["L5.H0", "L5.H1"]).control(0)
     with pytest.raises(UsageError, match="only 1 other"):
-        target.head_mask(a_call(3))
+        target.heads_of(a_call(3))

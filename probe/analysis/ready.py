@@ -1,0 +1,86 @@
+"""Interventions made ready for one model: checked against it, verified to take effect, and prepared."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from probe.analysis.first_use import verify_on_first_use
+from probe.errors import InterventionError, UnseenLayersError, UsageError
+from probe.interventions.base import Prepares, Requires, edits_something
+from probe.interventions.target import Target
+from probe.models import LoadedModel
+from probe.prompts import Prompt
+from probe.seam.places import places
+from probe.seam.session import Session
+
+
+def check_interventions(interventions: object) -> tuple[Any, ...]:
+    """The interventions as a tuple; raises `UsageError` for anything that edits nothing."""
+    if not isinstance(interventions, Sequence) or isinstance(interventions, str):
+        raise UsageError(f"interventions={interventions!r} was asked; give a list of them")
+    for one in interventions:
+        if not edits_something(one):
+            raise UsageError(
+                f"{one!r} was asked as an intervention; it has none of the methods that edit: "
+                "use probe.interventions"
+            )
+    return tuple(interventions)
+
+
+def require_places(interventions: Sequence[Any], loaded: LoadedModel) -> None:
+    """Refuse, before anything runs, what the model does not have; heads are checked where their number is known."""
+    found = places(loaded.model)
+    known = verify_on_first_use(loaded.model) if interventions else None
+    for one in interventions:
+        target = getattr(one, "target", None)
+        if isinstance(one, Requires):
+            one.require(found, known.heads if known is not None else {})
+        elif isinstance(target, Target):
+            target.require(found, known.heads if known is not None else {})
+
+
+def ready(
+    interventions: object, loaded: LoadedModel, prompts: Sequence[Prompt] | None = None
+) -> tuple[Any, ...]:
+    """The interventions, checked and prepared for a model, before its first forward.
+
+    Raises:
+        UsageError: something that edits nothing, or that needs prompts where none are known.
+        UnknownNameError: a tower, layer or head that the model does not have.
+        InterventionError: an intervention that cannot act on this model.
+        CaptureError: the model was verified on first use, and edits would not take effect.
+    """
+    edits = check_interventions(interventions)
+    require_places(edits, loaded)
+    return tuple(one.prepare(loaded, prompts) if isinstance(one, Prepares) else one for one in edits)
+
+
+def require_edited(interventions: Sequence[Any], session: Session) -> None:
+    """Raise `UnseenLayersError` where an edited layer ran without reaching the seam, so that no edit is lost."""
+    for one in interventions:
+        target = getattr(one, "target", None)
+        if not isinstance(target, Target):
+            continue
+        for module in session.unseen_layers:
+            if target.covers(session.hub.places[module]) and not hasattr(one, "attach"):
+                raise UnseenLayersError(
+                    f"{one.name} was asked; the attention of {module} bypasses transformers' registry, so it was not "
+                    "edited: name layers that are seen"
+                )
+
+
+def require_effect(session: Session) -> None:
+    """Raise `InterventionError` where forwards ran and an intervention changed nothing in any of them.
+
+    One that chooses by what it sees may rest (an attribute ``may_rest``): it is told in the session's notes instead.
+    """
+    if not session.n_forwards:
+        return
+    for one in session.idle:
+        if getattr(one, "may_rest", False):
+            continue
+        layers = sorted(session.census) or sorted(session.hub.places)
+        shown = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+        raise InterventionError(
+            f"{one.name} was asked; it changed nothing in {session.n_forwards} forwards through {shown}: "
+            "look at its phase, its spans and its layers"
+        )

@@ -21,9 +21,10 @@ class Block:
     lse: (
         Tensor | None
     )  # [b, h, rows], with the sink; -inf where the row sees no key; None: somebody else keeps it
-    scores: Tensor | None  # [b, h, rows, keys]; None when the probabilities were edited
+    scores: Tensor | None  # [b, h, rows, keys]; None: nobody here needs them
     sink_mass: Tensor | None = None  # [b, h, rows]
     clean: bool = True  # every p is finite, so that sums over rows may be taken as products
+    edited: Tensor | None = None  # indices of the heads whose p is no longer exp(s - lse); None: no head
 
     def linear(self, columns: Tensor) -> Tensor:
         """Σ_j p_ij·columns_j for ``columns [b or 1, keys, C]``: ``[b, h, rows, C]``."""
@@ -134,14 +135,15 @@ def with_sink(lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return whole, torch.sigmoid(lse - sinks), torch.sigmoid(sinks - lse)
 
 
-def edited(block: Block, edits: Edits) -> Block:
+def edit_probs(block: Block, edits: Edits) -> Block:
     """The block after edits of its probabilities and of its sinks' mass."""
     p, sink_mass, rows, keys = block.p, block.sink_mass, block.chunk.rows, block.chunk.keys
     for edit in edits.probs:
         p = _on_heads(p, edit.heads, edit.apply, rows, keys)
         if sink_mass is not None and edit.sinks is not None:
             sink_mass = _on_heads(sink_mass, edit.heads, edit.sinks, rows)
-    return replace(block, p=p, scores=None, sink_mass=sink_mass, clean=bool(p.isfinite().all()))
+    heads = torch.tensor(Edits(probs=edits.probs).heads(p.shape[1]), dtype=torch.int64, device=p.device)
+    return replace(block, p=p, sink_mass=sink_mass, edited=heads, clean=bool(p.isfinite().all()))
 
 
 def edit_scores(s: Tensor, chunk: Chunk, edits: Edits) -> Tensor:

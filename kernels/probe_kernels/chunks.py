@@ -171,8 +171,13 @@ class Ground:
 
     def chunks(self, size: int, align: int = 1) -> Iterator[Chunk]:
         """Chunks of `size` rows in order; the key range starts at a multiple of `align`."""
+        for rows in self.runs(size):
+            yield self.chunk(rows, align)
+
+    def runs(self, size: int) -> Iterator[slice]:
+        """The rows of chunks of `size` rows, in order."""
         for start in range(0, self.n_query, size):
-            yield self.chunk(slice(start, min(start + size, self.n_query)), align)
+            yield slice(start, min(start + size, self.n_query))
 
     def cuts(self, area: int, most: int, least: int) -> list[slice]:
         """Chunks of `least` to `most` rows, so that rows · keys in reach stays below `area` where that can be."""

@@ -30,11 +30,16 @@ def attend(
     Raises:
         BackendError: An unknown backend, or one that is not available.
         ValueError: z or parts without a value; shapes that do not fit; a query with no key at all to attend to;
-            edits of heads that do not exist.
+            edits of heads that do not exist; a table of edited probabilities.
     """
     _check(scores, layout, want)
     if edits is not None:
         edits.heads(scores.query.shape[1])
+        if edits.probs and want.table:
+            raise ValueError(
+                "the block-LSE table was wanted while probabilities are edited, but it tells of scores; "
+                "ask for one of the two"
+            )
     return _BACKENDS[chosen_backend(backend)](scores, layout, want, edits)
 
 

@@ -1,6 +1,6 @@
 """Forms the block of a chunk for the whole batch and every head at once, edits applied."""
 
-from probe_kernels.block import Block, Inputs, edit_scores, edited, normalise
+from probe_kernels.block import Block, Inputs, edit_probs, edit_scores, normalise
 from probe_kernels.chunks import Chunk, Ground
 from probe_kernels.types import Edits
 
@@ -12,4 +12,4 @@ def form(inputs: Inputs, ground: Ground, chunk: Chunk, edits: Edits) -> Block:
     s = edit_scores(s, chunk, edits)
     every = slice(0, heads)
     block = normalise(s, chunk, slice(0, batch), every, inputs.sinks(every, chunk.rows))
-    return edited(block, edits) if edits.probs else block
+    return edit_probs(block, edits) if edits.probs else block

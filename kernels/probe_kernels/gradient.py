@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from probe_kernels.block import Inputs
-from probe_kernels.chunks import Chunk, Ground
+from probe_kernels.chunks import Ground
 from probe_kernels.form import form
 from probe_kernels.types import Edits, Scores
 from probe_kernels.values import weigh
@@ -44,14 +44,15 @@ def z_with_gradient(inputs: Inputs, ground: Ground, size: int) -> Tensor:
             enable_gqa=inputs.group > 1,
         )
     parts = []
-    for chunk in ground.chunks(size):
-        part = checkpoint(partial(_chunk_z, inputs, ground, chunk), use_reentrant=False)
+    for rows in ground.runs(size):
+        part = checkpoint(partial(_chunk_z, inputs, ground, rows), use_reentrant=False)
         parts.append(part)
     return torch.cat(parts, dim=2).to(scores.value.dtype)
 
 
-def _chunk_z(inputs: Inputs, ground: Ground, chunk: Chunk) -> Tensor:
-    return weigh(form(inputs, ground, chunk, Edits()), inputs)
+def _chunk_z(inputs: Inputs, ground: Ground, rows: slice) -> Tensor:
+    # The chunk is made here, not outside: its masks would otherwise live until the backward pass.
+    return weigh(form(inputs, ground, ground.chunk(rows), Edits()), inputs)
 
 
 def _is_plain(scores: Scores, ground: Ground) -> bool:

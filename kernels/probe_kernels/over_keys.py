@@ -26,13 +26,15 @@ def entropy(ledger: Ledger, block: Block) -> None:
     """H = lse - Σ p·s - sink mass·sink, in nats; -Σ p log p where the probabilities were edited."""
     if ledger.out.entropy is None:
         return
-    if block.scores is None:
-        spread = -torch.special.xlogy(block.p, block.p).sum(-1)
+    mean = torch.linalg.vecdot(block.p, _known(block.scores))
+    spread = spread_of(ledger, place(block), _known(block.lse), mean, block.sink_mass)
+    if block.edited is not None:
+        p = block.p.index_select(1, block.edited)
+        found = -torch.special.xlogy(p, p).sum(-1)
         if block.sink_mass is not None:
-            spread = spread - torch.special.xlogy(block.sink_mass, block.sink_mass)
-    else:
-        mean = torch.linalg.vecdot(block.p, block.scores)
-        spread = spread_of(ledger, place(block), _known(block.lse), mean, block.sink_mass)
+            mass = block.sink_mass.index_select(1, block.edited)
+            found = found - torch.special.xlogy(mass, mass)
+        spread = spread.index_copy(1, block.edited, found)
     ledger.out.entropy[place(block)] = spread
 
 
@@ -44,10 +46,10 @@ def spread_of(ledger: Ledger, where: Place, lse: Tensor, mean: Tensor, sink_mass
     return torch.where(lse == -torch.inf, 0.0, lse - mean).clamp_min(0.0)
 
 
-def _known(lse: Tensor | None) -> Tensor:
-    if lse is None:
-        raise RuntimeError("this statistic needs the block's lse, which is kept elsewhere: fold it there")
-    return lse
+def _known(part: Tensor | None) -> Tensor:
+    if part is None:
+        raise RuntimeError("this statistic needs the block's lse or scores, kept elsewhere: fold it there")
+    return part
 
 
 def square(ledger: Ledger, block: Block) -> None:
@@ -69,15 +71,23 @@ def distance(ledger: Ledger, block: Block) -> None:
     """Σ p·|query position - key position|."""
     if ledger.out.distance is None:
         return
-    chunk = block.chunk
-    if ledger.causal and block.scores is not None:
+    if not ledger.causal:
+        mean = _far(ledger, block, block.p)
+    else:
         behind, ahead = behind_of(ledger, block.chunk)
         mean = block.linear(at(behind, block.batch)[..., None])[..., 0]
         mean = mean + mass_of(_known(block.lse), block.sink_mass) * at(ahead, block.batch)[:, None]
-    else:
-        far = chunk.once(("far", ledger.dtype), lambda: gap(ledger, chunk).abs().to(ledger.dtype)[:, None])
-        mean = torch.linalg.vecdot(block.p, at(far, block.batch))
+        if block.edited is not None:
+            found = _far(ledger, block, block.p.index_select(1, block.edited))
+            mean = mean.index_copy(1, block.edited, found)
     ledger.out.distance[place(block)] = mean
+
+
+def _far(ledger: Ledger, block: Block, p: Tensor) -> Tensor:
+    chunk = block.chunk
+    far = chunk.once(("far", ledger.dtype), lambda: gap(ledger, chunk).abs().to(ledger.dtype)[:, None])
+    mean: Tensor = torch.linalg.vecdot(p, at(far, block.batch))
+    return mean
 
 
 def behind_of(ledger: Ledger, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -153,11 +163,7 @@ def table(ledger: Ledger, block: Block) -> None:
     if ledger.out.table is None:
         return
     size, chunk = ledger.want.table, block.chunk
-    if block.scores is None:
-        raise ValueError(
-            "the block-LSE table was wanted while probabilities are edited, but it needs scores; ask for one of the two"
-        )
-    s = torch.nn.functional.pad(block.scores, (0, -chunk.n_keys % size), value=HIDDEN)
+    s = torch.nn.functional.pad(_known(block.scores), (0, -chunk.n_keys % size), value=HIDDEN)
     sums = torch.logsumexp(s.reshape(*s.shape[:3], -1, size), dim=-1)
     sums = sums.masked_fill(sums <= HIDDEN / 10, -torch.inf).transpose(-1, -2)
     start = chunk.keys.start // size

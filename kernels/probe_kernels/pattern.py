@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from probe_kernels.block import Inputs
+from probe_kernels.by_heads import of_heads, renumbered
 from probe_kernels.chunks import HIDDEN, Chunk, Edge, Ground
 from probe_kernels.form import form
 from probe_kernels.types import Edits, Layout, Scores
@@ -47,11 +48,13 @@ def pattern_block(
         )
     first, last, _ = keys.indices(scores.key.shape[2])
     keys = slice(first, max(first, last))
-    wanted = list(range(scores.query.shape[1])) if heads is None else list(heads)
-    chosen = wanted
-    if heads is not None and edits is None:
-        scores, lse = _of_heads(scores, wanted), None if lse is None else lse[:, wanted]
-        chosen = list(range(len(wanted)))
+    every = range(scores.query.shape[1])
+    wanted = [every[head] for head in (every if heads is None else heads)]
+    # An edit is given all of its heads or none, so theirs are formed as well.
+    formed = sorted({*wanted, *(() if edits is None else edits.heads(len(every)))})
+    scores, lse = of_heads(replace(scores, value=None), formed), None if lse is None else lse[:, formed]
+    edits = None if edits is None else renumbered(edits, formed)
+    chosen = [formed.index(head) for head in wanted]
     ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
     inputs = Inputs.of(scores)
     width = scores.key.shape[2] if lse is None else keys.stop - keys.start
@@ -100,25 +103,6 @@ def _tile(inputs: Inputs, ground: Ground, rows: slice, keys: slice) -> Tensor:
     edges = () if seen is None else (Edge(keys, seen),)
     return inputs.raw(
         Chunk(rows, keys, edges, ground.layout.key_pos.device), ground.layout.query_pos, ground.layout.key_pos
-    )
-
-
-def _of_heads(scores: Scores, heads: list[int]) -> Scores:
-    group = scores.query.shape[1] // scores.key.shape[1]
-    shared = [head // group for head in heads]
-    bias, sinks = scores.bias, scores.sinks
-    if sinks is not None:
-        sinks = sinks[heads] if sinks.ndim == 1 else sinks[:, heads]
-    if bias is not None and bias.ndim >= 3 and bias.shape[-3] > 1:
-        bias = bias[..., heads, :, :]
-    return replace(
-        scores,
-        query=scores.query[:, heads],
-        key=scores.key[:, shared],
-        value=None,
-        bias=bias,
-        sinks=sinks,
-        alibi=None if scores.alibi is None else scores.alibi[heads],
     )
 
 

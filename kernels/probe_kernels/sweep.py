@@ -5,8 +5,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from probe_kernels import gradient, lanes, over_queries, tally
+from probe_kernels import by_heads, gradient, lanes, over_queries, tally
 from probe_kernels.block import Block, Inputs
 from probe_kernels.chunks import Ground
 from probe_kernels.form import form
@@ -30,6 +31,28 @@ def attend(
 
     `n_lanes` forces the plain path (0) or that many lanes; None chooses.
     """
+    heads = _apart(scores, want, edits)
+    if edits is None or not heads:
+        return _attend(scores, layout, want, edits, n_lanes)
+    whole = _attend(scores, layout, want, None, n_lanes)
+    part = _attend(by_heads.of_heads(scores, heads), layout, want, by_heads.renumbered(edits, heads), 0)
+    return by_heads.overwrite(whole, heads, part)
+
+
+def _apart(scores: Scores, want: Want, edits: Edits | None) -> tuple[int, ...]:
+    """The edited heads, where a sweep of their own beside the quick one of all heads costs less than one plain sweep.
+
+    It costs more where most heads are edited, and where the quick way is not open anyway. Who wants rows sees every
+    head of a block at once.
+    """
+    n_heads = scores.query.shape[1]
+    touched = () if edits is None else edits.heads(n_heads)
+    quick = _is_large(scores) or gradient.needed(scores)
+    return touched if quick and not want.rows and 2 * len(touched) <= n_heads else ()
+
+
+def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_lanes: int | None) -> Attended:
+    """One sweep over all heads of the scores."""
     edits = edits if edits and (edits.scores or edits.probs) else None
     z = None
     if edits is None and gradient.needed(scores):
@@ -55,14 +78,18 @@ def _rows_at_once(scores: Scores) -> int:
 
 def _suits_lanes(inputs: Inputs, want: Want) -> bool:
     scores = inputs.scores
-    n_query, n_key = scores.query.shape[2], scores.key.shape[2]
-    if scores.query.device.type != "cpu" or want.rows:
-        return False
-    if n_query < 16 or inputs.group * n_query * n_key < _WORTH:
+    if want.rows or not _is_large(scores):
         return False
     tensors = [scores.query, scores.key, *(() if scores.value is None else (scores.value,))]
     # NaN and infinity need the plain path's care not to leak from hidden keys.
     return all(bool(one.sum(dtype=inputs.dtype).isfinite()) for one in tensors)
+
+
+def _is_large(scores: Scores) -> bool:
+    """Whether lanes, which there are on a CPU, would be worth their start."""
+    (_, heads, n_query, _), (_, kv_heads, n_key, _) = scores.query.shape, scores.key.shape
+    worth = n_query >= 16 and heads // kv_heads * n_query * n_key >= _WORTH
+    return worth and scores.query.device.type == "cpu"
 
 
 def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
@@ -90,21 +117,32 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
 
 
 def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
-    scores, want = inputs.scores, ledger.want
-    zs = []
-    for chunk in ledger.ground.chunks(_rows_at_once(scores), want.table or 1):
-        over_queries.count(ledger, chunk)
-        block = form(inputs, ledger.ground, chunk, edits)
-        if want.z:
-            zs.append(weigh(block, inputs))
-        with torch.no_grad():
-            block = _detached(block)
-            for name in want.parts:
-                add_parts(ledger, block, inputs, name)
-            tally.add(ledger, block)
-    if not want.z or scores.value is None:
+    """Chunk after chunk, every head at once; with edits, z may be followed to whatever they hold."""
+    followed = torch.is_grad_enabled() and ledger.want.z and bool(edits.scores or edits.probs)
+    zs: list[Tensor | None] = []
+    for rows in ledger.ground.runs(_rows_at_once(inputs.scores)):
+        step = partial(_step, inputs, ledger, rows, edits, [])
+        # Autograd would keep every block; it is given the rows to do again instead.
+        zs.append(checkpoint(step, use_reentrant=False) if followed else step())
+    parts = [z for z in zs if z is not None]
+    if not parts or inputs.scores.value is None:
         return None
-    return torch.cat(zs, dim=2).to(scores.value.dtype)
+    return torch.cat(parts, dim=2).to(inputs.scores.value.dtype)
+
+
+def _step(inputs: Inputs, ledger: Ledger, rows: slice, edits: Edits, done: list[slice]) -> Tensor | None:
+    """The z of some rows; their statistics are folded in the first time only."""
+    chunk = ledger.ground.chunk(rows, ledger.want.table or 1)
+    block = form(inputs, ledger.ground, chunk, edits)
+    if not done:
+        done.append(rows)
+        with torch.no_grad():
+            over_queries.count(ledger, chunk)
+            out_of_sight = _detached(block)
+            for name in ledger.want.parts:
+                add_parts(ledger, out_of_sight, inputs, name)
+            tally.add(ledger, out_of_sight)
+    return weigh(block, inputs) if ledger.want.z else None
 
 
 def _detached(block: Block) -> Block:

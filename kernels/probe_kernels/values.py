@@ -24,7 +24,7 @@ def weigh(block: Block, inputs: Inputs, member: Tensor | None = None) -> Tensor:
     bad = ~v.isfinite()
     z = _grouped(block.p, v.masked_fill(bad, 0.0))
     seen = at(block.chunk.visible(slice(0, block.chunk.n_keys)), block.batch)[:, None].expand(block.p.shape)
-    if block.scores is None:
+    if block.edited is not None:
         seen = seen | (block.p != 0)
     return z.masked_fill(_grouped(seen.to(inputs.dtype), bad.to(inputs.dtype)) > 0, torch.nan)
 

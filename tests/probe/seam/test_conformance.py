@@ -192,6 +192,9 @@ def test_interventions_on_bypassing_models_are_refused(subject: Subject) -> None
     class Nothing:
         name = "nothing"
 
+        def attended(self, call: object, attended: object) -> object:
+            return attended
+
     model = subject.model()
     with pytest.raises(UnsupportedAttentionError), Session(model, [], [Nothing()]):
         model(**subject.inputs(model, 1, 9))

@@ -14,10 +14,15 @@ from probe.seam.session import Session
 
 def continued(model: nn.Module, inputs: Inputs, cut: int, mode: str | None, tally: Tally) -> Tensor:
     """Logits of the last tokens when the first `cut` are prefilled and the others follow one by one, cached."""
-    session = Session(model, [tally], mode=mode) if mode else nullcontext()  # type: ignore[arg-type]
+    with Session(model, [tally], mode=mode) if mode else nullcontext():  # type: ignore[arg-type]
+        return continued_steps(model, inputs, cut)
+
+
+def continued_steps(model: nn.Module, inputs: Inputs, cut: int) -> Tensor:
+    """The same, in whatever session is open."""
     key = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
     tokens, logits = inputs[key], []
-    with torch.no_grad(), session:
+    with torch.no_grad():
         given = {**inputs, key: tokens[:, :cut], "use_cache": True}
         grows = [
             name

@@ -1,0 +1,100 @@
+"""One intervention on one subject in one way of running it: ours against attention written out by hand."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from edited.cases import BY_NAME, CASES, SPANS, Case, named, part_of
+from edited.dense import densely
+from edited.ways import outputs, padded, worst
+from subjects.catalogue import SUBJECTS
+from subjects.measure import STATISTICS, Row, Tally
+from subjects.subject import Inputs, Subject
+from torch import Tensor
+
+from probe.seam.session import Session
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Largest differences; `moved` says that the edit changed some output or some z."""
+
+    outputs: float
+    statistics: float
+    moved: bool
+
+
+def tower_of(subject: Subject) -> str:
+    """The tower that is edited: the decoder where there is one."""
+    return "decoder" if "decoder" in subject.towers else subject.towers[0]
+
+
+def applicable(subject: Subject) -> list[Case]:
+    """The cases that mean something for a subject."""
+    decodes = subject.generate or subject.cache
+    return [case for case in CASES if case.fits(tower_of(subject)) and (case.phase == "both" or decodes)]
+
+
+def compare(subject: Subject, name: str, way: str) -> Compared:
+    """Run both and take the largest differences."""
+    case, model = BY_NAME[name], subject.model()
+    inputs = subject.inputs(model, 2, 12, left_padding=padded(subject, way))
+    layer, n_heads = _last_layer(subject.name)
+    tower = tower_of(subject)
+    heads = tuple(range(0, n_heads, 2))
+    spans = _spans(inputs, subject)
+    ours, theirs, plain = Tally(), Tally(), Tally()
+    where = {} if case.phase == "both" else {"phase": case.phase}
+    edit = case.make(named(tower, layer, heads), where)
+    with Session(model, [ours], [edit]) as session:
+        found = outputs(model, subject, inputs, way, session, spans)
+        if not session.effects.get(0):
+            raise ValueError(f"{name} took no effect on {subject.name}")
+    with densely(model, case.formula, [part_of(case, tower, layer, heads)], [theirs]) as session:
+        expected = outputs(model, subject, inputs, way, session, spans)
+    with Session(model, [plain], mode="fused") as session:
+        before = outputs(model, subject, inputs, way, session, spans)
+    return Compared(
+        worst(found, expected, subject, inputs),
+        _statistics(ours.rows, theirs.rows),
+        worst(found, before, subject, inputs) > 1e-6 or _statistics(ours.rows, plain.rows) > 1e-6,
+    )
+
+
+@cache
+def _last_layer(name: str) -> tuple[int, int]:
+    """The last layer of the edited tower that is seen, and its number of heads."""
+    subject = SUBJECTS[name]
+    model, tally = subject.model(), Tally()
+    with torch.no_grad(), Session(model, [tally], mode="fused"):
+        model(**subject.inputs(model, 1, 12))
+    rows = [row for row in tally.rows if row.tower == tower_of(subject)]
+    return rows[-1].layer, int(rows[-1].values["entropy"].shape[1])
+
+
+def _spans(inputs: Inputs, subject: Subject) -> list[dict[str, Tensor]]:
+    """The named spans of every prompt, over its real tokens."""
+    ids = inputs.get("input_ids")
+    if ids is None or subject.kind not in ("decoder", "encoder", "seq2seq"):
+        return []
+    mask = inputs.get("attention_mask")
+    made = []
+    for row in range(ids.shape[0]):
+        n = int(mask[row].sum()) if isinstance(mask, Tensor) and mask.ndim == 2 else ids.shape[1]
+        at = torch.arange(n)
+        made.append({name: (at >= start) & (at < stop) for name, (start, stop) in SPANS.items()})
+    return made
+
+
+def _statistics(ours: list[Row], theirs: list[Row]) -> float:
+    if [row.module for row in ours] != [row.module for row in theirs]:
+        raise ValueError("the two runs saw different calls")
+    gap = 0.0
+    for mine, truth in zip(ours, theirs, strict=True):
+        for name in STATISTICS:
+            value = truth.values[name]
+            error = (mine.values[name] - value).abs() / (1 + value.abs())
+            if name != "column":
+                error = error.masked_fill(~mine.query_real[:, None], 0.0)
+            gap = max(gap, float("nan") if error.isnan().any() else float(error.max()))
+    return gap

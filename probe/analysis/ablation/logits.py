@@ -1,0 +1,185 @@
+"""Next-token logits of a forward, a few columns at a time: whole logits are never made where that can be avoided.
+
+A vocabulary of 262 144 makes 17 GB of logits for 16 384 tokens; hidden states are 42 MB. So the forward keeps one
+position, the last hidden states are caught on their way to the head, and the head runs on chunks of them. Where that
+does not give the model's own logits (an intervention edits logits, a head of another form), the forward is repeated
+for every chunk with ``logits_to_keep``; and where a model has no such keyword, whole logits are made, if they fit.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probe.analysis.ablation.head import Head
+from probe.errors import BudgetError, UsageError
+
+ROWS = 512  # rows of logits at a time
+MOST_WHOLE = 2**32  # bytes of whole logits that are made where nothing else works
+_CANNOT_REPLAY = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+Keep = int | Tensor | None
+Forward = Callable[[Keep], Any]  # what ``logits_to_keep`` shall be (None: not passed) -> the model's output
+
+
+class Logits(Protocol):
+    """Logits of one forward over a batch."""
+
+    how: str  # "head", "repeated" or "whole"
+    size: tuple[int, int]  # batch, columns
+
+    def columns(self, part: slice) -> Float[Tensor, "batch column vocab"]:
+        """The logits of some columns."""
+
+
+def next_token_logits(model: nn.Module, inputs: Mapping[str, Any], forward: Forward | None = None) -> Logits:
+    """Run a model on a batch and give access to the logits of every position.
+
+    Args:
+        model: A model with a language-modelling head, in evaluation mode.
+        inputs: ``input_ids`` and what else its forward takes.
+        forward: How to run it, where that is more than ``model(**inputs, logits_to_keep=...)``: it may open a session.
+            It may be called again for every chunk.
+
+    Raises:
+        UsageError: the model predicts no next token.
+        BudgetError: only whole logits could be had, and they would not fit.
+    """
+    size = (int(inputs["input_ids"].shape[0]), int(inputs["input_ids"].shape[1]))
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        raise UsageError(
+            f"next-token losses of {type(model).__name__} were asked; it predicts no next token: use a decoder with a "
+            "language-modelling head"
+        )
+    accepts = inspect.signature(model.forward).parameters
+    cached = {"use_cache": False} if "use_cache" in accepts else {}
+
+    def plain(keep: Keep) -> Any:
+        kept = {} if keep is None else {"logits_to_keep": keep}
+        return model(**{**cached, **inputs}, **kept)
+
+    run = forward or plain
+    with torch.no_grad():
+        if "logits_to_keep" not in accepts:
+            return _whole(model, run, size)
+        return _by_head(model, run, size) or _Repeated(run, size)
+
+
+def chunks(logits: Logits, rows: int = ROWS) -> Iterator[tuple[slice, Float[Tensor, "batch column vocab"]]]:
+    """Consecutive columns and their logits, `rows` rows (batch × columns) at a time at most, at least in float32."""
+    batch, columns = logits.size
+    width = max(1, rows // batch)
+    for start in range(0, columns, width):
+        part = slice(start, min(start + width, columns))
+        values = logits.columns(part)
+        yield part, values if values.dtype == torch.float64 else values.float()
+
+
+class _ByHead:
+    how = "head"
+
+    def __init__(self, head: Head, hidden: Tensor) -> None:
+        self.head, self.hidden = head, hidden
+        self.size = (int(hidden.shape[0]), int(hidden.shape[1]))
+
+    def columns(self, part: slice) -> Tensor:
+        with torch.no_grad():
+            return self.head(self.hidden[:, part])
+
+
+class _Repeated:
+    how = "repeated"
+
+    def __init__(self, run: Forward, size: tuple[int, int]) -> None:
+        self.run, self.size = run, size
+
+    def columns(self, part: slice) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.run(torch.arange(part.start, part.stop)).logits
+        return logits
+
+
+class _Whole:
+    how = "whole"
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        self.size = (int(logits.shape[0]), int(logits.shape[1]))
+
+    def columns(self, part: slice) -> Tensor:
+        return self.logits[:, part]
+
+
+class _Caught:
+    """The last hidden states of a forward, and the logits before anybody's hooks."""
+
+    def __init__(self, model: nn.Module, body: nn.Module) -> None:
+        self.output: Any = None
+        self.logits: Tensor | None = None
+        self._handles = [
+            body.register_forward_hook(self._body),
+            # First of all hooks: what the model's own code returned.
+            model.register_forward_hook(self._model, prepend=True),
+        ]
+
+    def _body(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.output = output
+
+    def _model(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.logits = getattr(output, "logits", None)
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _by_head(model: nn.Module, run: Forward, size: tuple[int, int]) -> _ByHead | None:
+    """Logits by the head alone; None where that would not give what the forward gives."""
+    head = Head(model)
+    if not head.found or head.body is None:
+        return None
+    caught = _Caught(model, head.body)
+    try:
+        seen: Tensor | None = run(1).logits
+    finally:
+        caught.close()
+    hidden = getattr(caught.output, "last_hidden_state", None)
+    # An intervention that edits logits returns others than the model's own code did.
+    if seen is None or seen is not caught.logits or hidden is None or tuple(hidden.shape[:2]) != size:
+        return None
+    head.form = type(caught.output)
+    try:
+        again = head(hidden[:, -1:])
+    except _CANNOT_REPLAY:
+        return None
+    if again.shape != seen.shape or not _close(again, seen, hidden.dtype):
+        return None
+    return _ByHead(head, hidden)
+
+
+def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Equal up to rounding: the same rows went through the same code."""
+    size = max(1.0, float(other.abs().max()))
+    return bool((one - other).abs().max() <= 64 * torch.finfo(dtype).eps * size)
+
+
+def _whole(model: nn.Module, run: Forward, size: tuple[int, int]) -> _Whole:
+    get: Any = model.get_output_embeddings
+    n_bytes = size[0] * size[1] * int(get().weight.shape[0]) * 4
+    if n_bytes > MOST_WHOLE:
+        raise BudgetError(
+            f"losses of {size[0]} × {size[1]} tokens were asked; {type(model).__name__} takes no logits_to_keep, so "
+            f"{n_bytes:,} bytes of logits would be made (allowed {MOST_WHOLE:,}): use fewer tokens (--max-tokens)"
+        )
+    return _Whole(run(None).logits)

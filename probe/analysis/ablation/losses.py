@@ -1,0 +1,71 @@
+"""The loss of every token of a prompt: cross-entropy in nats, from the model's own logits, chunk by chunk."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from probe.analysis.ablation.logits import ROWS, Forward, Logits, chunks, next_token_logits
+
+Losses = Float[Tensor, "batch token"]
+
+
+def token_losses(
+    model: nn.Module, inputs: Mapping[str, Any], forward: Forward | None = None, *, rows: int = ROWS
+) -> Losses:
+    """−ln p(token | the tokens before it) for every token of a batch, in nats, float64 on the CPU.
+
+    Undefined (NaN) at padding and at the first token of every sequence, which nothing predicts. Runs the model once,
+    in whatever session is open, and makes logits for `rows` positions at a time.
+
+    Args:
+        model: A decoder with a language-modelling head, in evaluation mode.
+        inputs: ``input_ids``, ``attention_mask`` where the batch is padded (on either side), and what else it takes.
+        forward: How to run the model, see `next_token_logits`.
+        rows: Most rows of logits at a time.
+
+    Raises:
+        UsageError: the model predicts no next token.
+        BudgetError: only whole logits could be had, and they would not fit.
+    """
+    logits = next_token_logits(model, inputs, forward)
+    return losses_of(logits, inputs["input_ids"], real_tokens(inputs), rows=rows)
+
+
+def losses_of(
+    logits: Logits,
+    tokens: Int[Tensor, "batch token"],
+    real: Bool[Tensor, "batch token"],
+    *,
+    rows: int = ROWS,
+) -> Losses:
+    """The losses that logits give to the tokens that came; NaN where nothing predicts a token (`predicted`)."""
+    found = torch.full(tokens.shape, torch.nan, dtype=torch.float64)
+    for part, values in chunks(logits, rows):
+        follows, n_rows = following(tokens, part)
+        chosen = values[:, :n_rows].log_softmax(-1).gather(-1, follows[..., None].to(values.device))
+        found[:, part.start + 1 : part.start + 1 + n_rows] = -chosen[..., 0].to("cpu", torch.float64)
+    return found.masked_fill(~predicted(real), torch.nan)
+
+
+def following(tokens: Int[Tensor, "batch token"], part: slice) -> tuple[Int[Tensor, "batch column"], int]:
+    """The token after each of some columns, and how many of these columns have one."""
+    follows = tokens[:, part.start + 1 : part.stop + 1]
+    return follows, int(follows.shape[1])
+
+
+def predicted(real: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+    """The tokens that have a loss: real ones that follow a real one."""
+    before = torch.zeros_like(real)
+    before[:, 1:] = real[:, :-1]
+    return (real & before).cpu()
+
+
+def real_tokens(inputs: Mapping[str, Any]) -> Bool[Tensor, "batch token"]:
+    """The tokens that are no padding, as the inputs' ``attention_mask`` says; all where there is none."""
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.shape == inputs["input_ids"].shape:
+        return mask.bool()
+    return torch.ones_like(inputs["input_ids"], dtype=torch.bool)

@@ -31,29 +31,28 @@ def attend(
 
     `n_lanes` forces the plain path (0) or that many lanes; None chooses.
     """
-    heads = _apart(scores, want, edits)
-    if edits is None or not heads:
+    touched = () if edits is None else edits.heads(scores.query.shape[1])
+    if edits is None or not touched:
+        return _attend(scores, layout, want, None, n_lanes)
+    if not _goes_apart(scores, want, len(touched)):
         return _attend(scores, layout, want, edits, n_lanes)
     whole = _attend(scores, layout, want, None, n_lanes)
-    part = _attend(by_heads.of_heads(scores, heads), layout, want, by_heads.renumbered(edits, heads), 0)
-    return by_heads.overwrite(whole, heads, part)
+    part = _attend(by_heads.of_heads(scores, touched), layout, want, by_heads.renumbered(edits, touched), 0)
+    return by_heads.overwrite(whole, touched, part)
 
 
-def _apart(scores: Scores, want: Want, edits: Edits | None) -> tuple[int, ...]:
-    """The edited heads, where a sweep of their own beside the quick one of all heads costs less than one plain sweep.
+def _goes_apart(scores: Scores, want: Want, n_touched: int) -> bool:
+    """Whether a sweep of the edited heads beside the quick one of all heads costs less than one plain sweep.
 
-    It costs more where most heads are edited, and where the quick way is not open anyway. Who wants rows sees every
-    head of a block at once.
+    Not where most heads are edited, nor where the quick way is closed anyway; and whoever wants rows sees every head
+    of a block at once.
     """
-    n_heads = scores.query.shape[1]
-    touched = () if edits is None else edits.heads(n_heads)
     quick = _is_large(scores) or gradient.needed(scores)
-    return touched if quick and not want.rows and 2 * len(touched) <= n_heads else ()
+    return quick and not want.rows and 2 * n_touched <= scores.query.shape[1]
 
 
 def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_lanes: int | None) -> Attended:
     """One sweep over all heads of the scores."""
-    edits = edits if edits and (edits.scores or edits.probs) else None
     z = None
     if edits is None and gradient.needed(scores):
         if want.z:
@@ -65,7 +64,7 @@ def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_l
     ledger = Ledger(scores, ground, want, inputs.dtype)
     if n_lanes is None:
         n_lanes = lanes.count() if edits is None and _suits_lanes(inputs, want) else 0
-    own = _in_lanes(inputs, ledger, n_lanes) if n_lanes else _plain(inputs, ledger, edits or Edits())
+    own = _in_lanes(inputs, ledger, n_lanes) if n_lanes else _plain(inputs, ledger, edits)
     out = ledger.close()
     out.z = own if z is None else z
     return out
@@ -116,12 +115,12 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
     return z
 
 
-def _plain(inputs: Inputs, ledger: Ledger, edits: Edits) -> Tensor | None:
+def _plain(inputs: Inputs, ledger: Ledger, edits: Edits | None) -> Tensor | None:
     """Chunk after chunk, every head at once; with edits, z may be followed to whatever they hold."""
-    followed = torch.is_grad_enabled() and ledger.want.z and bool(edits.scores or edits.probs)
+    followed = torch.is_grad_enabled() and ledger.want.z and edits is not None
     zs: list[Tensor | None] = []
     for rows in ledger.ground.runs(_rows_at_once(inputs.scores)):
-        step = partial(_step, inputs, ledger, rows, edits, [])
+        step = partial(_step, inputs, ledger, rows, edits or Edits(), [])
         # Autograd would keep every block; it is given the rows to do again instead.
         zs.append(checkpoint(step, use_reentrant=False) if followed else step())
     parts = [z for z in zs if z is not None]

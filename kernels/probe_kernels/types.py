@@ -201,6 +201,7 @@ class Edits:
 
     `scores` edits are applied after mask, bias and softcap (hidden keys hold -inf and must stay -inf), in order;
     `probs` edits after the softmax, in order. Blocks hold whole rows: every key that any row of the chunk may see.
+    A factor that wants a gradient must not meet those -inf: 0 · inf is NaN in the backward pass, so mask them first.
 
     Raises `ValueError` where an edit of scores has `sinks`: the sink has no mass before the softmax.
     """

@@ -4,6 +4,7 @@ import pytest
 import torch
 from attention_problems import make_problem, want_all
 from probe_kernels import BlockEdit, Edits, Want, attend
+from probe_kernels.reference import dense_scores, visible
 from probe_kernels.testing import assert_attended_close, assert_close
 from torch import Tensor
 
@@ -119,8 +120,89 @@ def test_every_statistic_comes_from_the_edited_attention(mask: str, sinks: int) 
     assert_attended_close(found, wanted, tolerance=5e-5)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("sinks", [1, 2])
+def test_the_sink_follows_the_edits_of_probabilities(sinks: int, backend: str) -> None:
+    """Handing part of the sink's mass to the keys: sink mass, z, columns and entropy are those of the new outcome."""
+    problem = make_problem(sinks=sinks, dtype=torch.float64)
+    want = Want(lse=True, entropy=True, column=True, rows={"p": lambda p, _r, _k: p})
+    plain = attend(problem.scores, problem.layout, want, backend="reference")
+    assert plain.sink_mass is not None
+    # Half of head 1's sink goes to its keys in proportion; head 3's sink is taken away, and nothing put in its place.
+    mass = plain.sink_mass.double()
+    kept = torch.tensor([1.0, 0.5, 1.0, 0.0])[None, :, None] * mass
+    factor = torch.ones_like(mass)
+    factor[:, 1] = (1 - kept[:, 1]) / (1 - mass[:, 1])
+    hand = BlockEdit(
+        lambda p, rows, _k: p * factor[:, [1], rows, None], (1,), sinks=lambda mass, _rows: 0.5 * mass
+    )
+    take = BlockEdit(lambda p, _r, _k: p, (3,), sinks=lambda mass, _rows: 0 * mass)
+    out = attend(problem.scores, problem.layout, want, edits=Edits(probs=(hand, take)), backend=backend)
+    p = plain.rows["p"].double() * factor[..., None]
+    assert_close("sink_mass", out.sink_mass, kept)
+    assert_close("column", out.column, p.sum(2))
+    assert_close("lse", out.lse, plain.lse)
+    value = problem.scores.value
+    assert value is not None
+    assert_close("z", out.z, p @ value.repeat_interleave(2, dim=1))
+    assert_close("entropy", out.entropy, torch.special.entr(p).sum(-1) + torch.special.entr(kept))
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_edits_apply_in_order_scores_before_probabilities(backend: str) -> None:
+    """Doubling then lifting is not lifting then doubling; squares of halves are not halves of squares."""
+    problem = make_problem(dtype=torch.float64, mask="sliding")
+    seen = visible(problem.layout, problem.scores)[:, None]
+    s = dense_scores(problem.scores, problem.layout, seen[:, 0])
+    early = torch.arange(20) < 8
+
+    def double(block: Tensor, _rows: slice, _keys: slice) -> Tensor:
+        return 2 * block
+
+    def lift(block: Tensor, _rows: slice, keys: slice) -> Tensor:
+        assert not block.isnan().any()
+        return (block + early[keys]).clamp_min(-3.0)  # puts a number on hidden keys, too
+
+    def half(p: Tensor, _rows: slice, _keys: slice) -> Tensor:
+        return p / 2
+
+    def square(p: Tensor, _rows: slice, _keys: slice) -> Tensor:
+        return p.square()
+
+    want = Want(z=False, rows={"p": lambda p, _r, _k: p})
+    found = []
+    for first, second in ((double, lift), (lift, double)):
+        edited = s
+        for step in (first, second):
+            edited = step(edited, slice(0, 20), slice(0, 20)).masked_fill(~seen, -torch.inf)
+        for third, fourth, factor in ((half, square, 0.25), (square, half, 0.5)):
+            edits = Edits(
+                (BlockEdit(first), BlockEdit(second)), (BlockEdit(third, (0, 2)), BlockEdit(fourth, (2, 0)))
+            )
+            out = attend(problem.scores, problem.layout, want, edits=edits, backend=backend)
+            expected = torch.softmax(edited, dim=-1)
+            expected[:, [0, 2]] = factor * expected[:, [0, 2]].square()
+            assert_close("p", out.rows["p"], expected)
+            found.append(out.rows["p"])
+    assert not torch.allclose(found[0], found[2])
+
+
 def test_the_table_cannot_follow_edited_probabilities() -> None:
     """Asking for both says so."""
     problem = make_problem()
     with pytest.raises(ValueError, match="table"):
         attend(problem.scores, problem.layout, Want(table=4), edits=Edits(probs=(BlockEdit(drop),)))
+
+
+def test_what_an_edit_may_not_do_is_refused() -> None:
+    """A block of another shape, and sinks in an edit of scores, are named."""
+    problem = make_problem()
+    with pytest.raises(ValueError, match="returned"):
+        attend(
+            problem.scores,
+            problem.layout,
+            Want(),
+            edits=Edits(probs=(BlockEdit(lambda p, _r, _k: p[:, :1]),)),
+        )
+    with pytest.raises(ValueError, match="sinks"):
+        Edits(scores=(BlockEdit(knockout, sinks=lambda mass, _rows: mass),))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attention_problems import Problem, make_problem
-from probe_kernels import BlockEdit, Edits, Scores, Want, attend
+from probe_kernels import BlockEdit, Edits, Scores, Want, attend, sweep
 from probe_kernels.reference import dense_scores, visible
 
 
@@ -86,3 +86,84 @@ def test_gradients_flow_through_edits() -> None:
     (other * dense_z(theirs, problem)).square().sum().backward()
     torch.testing.assert_close(gate.grad, other.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.query.grad, theirs.query.grad, rtol=1e-4, atol=1e-5)
+
+
+def edits_of(gates: torch.Tensor, touched: tuple[int, ...]) -> Edits:
+    """Scores times a gate and some keys hidden, then probabilities times a gate, on heads in descending order."""
+    heads = tuple(reversed(touched))
+
+    def gated(block: torch.Tensor, _rows: slice, _keys: slice) -> torch.Tensor:
+        shut = block == -torch.inf  # times a gate, its gradient would be NaN
+        return torch.where(shut, block, block.masked_fill(shut, 0.0) * gates[list(heads), None, None])
+
+    def hidden(block: torch.Tensor, _rows: slice, keys: slice) -> torch.Tensor:
+        return block.masked_fill(torch.arange(keys.start, keys.stop) % 5 == 2, -torch.inf)
+
+    return Edits((BlockEdit(gated, heads), BlockEdit(hidden, heads[:1])), (BlockEdit(gated, heads),))
+
+
+def dense_edited_z(scores: Scores, problem: Problem, gates: torch.Tensor, touched: tuple[int, ...]):
+    """The same in dense float64 attention, under autograd, head by head."""
+    seen = visible(problem.layout, problem.scores)
+    s = dense_scores(scores, problem.layout, seen)
+    parts = []
+    for head in range(s.shape[1]):
+        own = s[:, head]
+        if head in touched:
+            own = torch.where(seen, own.masked_fill(~seen, 0.0) * gates[head], -torch.inf)
+        if head == touched[-1]:
+            own = own.masked_fill(torch.arange(s.shape[3]) % 5 == 2, -torch.inf)
+        if scores.sinks is not None:
+            own = torch.cat((own, scores.sinks[head].double().expand(*own.shape[:2], 1)), dim=-1)
+        p = torch.softmax(own, dim=-1)[..., : s.shape[3]]
+        parts.append(p * gates[head] if head in touched else p)
+    assert scores.value is not None
+    return torch.stack(parts, dim=1) @ scores.value.double().repeat_interleave(2, dim=1)
+
+
+@pytest.mark.parametrize("touched", [(2,), (0, 3), (0, 1, 3), (0, 1, 2, 3)], ids=str)
+@pytest.mark.parametrize(
+    "kind", [{}, {"mask": "sliding", "sinks": 1}, {"softcap": 2.0, "bias": True}], ids=str
+)
+def test_gradients_through_edits_equal_those_of_dense_attention(
+    kind: dict, touched: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """q, k, v, sinks, bias and what the edits hold, for few heads and for all, over several chunks."""
+    monkeypatch.setattr(sweep, "_BLOCK_NUMBERS", 4 * 300 * 64)
+    problem = make_problem(n_query=300, n_key=300, dtype=torch.float64, **kind)
+    ours, theirs = leaves(problem), leaves(problem)
+    gate, other = (torch.tensor([0.7, 1.2, 0.9, 0.5]).double().requires_grad_() for _ in range(2))
+    edits = edits_of(gate, touched)
+    out = attend(ours, problem.layout, Want(entropy=True, column=True), edits=edits)
+    assert out.z is not None
+    assert out.entropy is not None
+    assert out.column is not None
+    assert not out.entropy.requires_grad
+    assert not out.column.requires_grad
+    counted = out.column.clone()
+    out.z.square().sum().backward()
+    assert torch.equal(out.column, counted)  # blocks were formed again, but not counted again
+    dense = dense_edited_z(theirs, problem, other, touched)
+    torch.testing.assert_close(out.z, dense, rtol=1e-9, atol=1e-9)
+    dense.square().sum().backward()
+    torch.testing.assert_close(gate.grad, other.grad, rtol=1e-8, atol=1e-8)
+    for name in ("query", "key", "value", "sinks", "bias"):
+        leaf = getattr(ours, name)
+        if leaf is not None:
+            torch.testing.assert_close(leaf.grad, getattr(theirs, name).grad, rtol=1e-8, atol=1e-8)
+
+
+def test_a_gate_of_few_heads_of_a_frozen_model_gets_its_gradient() -> None:
+    """Nothing but the edit wants a gradient; lanes serve the other heads, statistics are those without gradients."""
+    problem = make_problem(n_query=300, n_key=300)
+    gate = torch.tensor(0.7, requires_grad=True)
+    edits = Edits(probs=(BlockEdit(lambda p, _r, _k: gate * p, (1,)),))
+    want = Want(lse=True, entropy=True, column=True)
+    out = attend(problem.scores, problem.layout, want, edits=edits)
+    with torch.no_grad():
+        plain = attend(problem.scores, problem.layout, want, edits=edits)
+    for name in ("z", "lse", "entropy", "column"):
+        assert torch.equal(getattr(out, name).detach(), getattr(plain, name))
+    assert out.z is not None
+    out.z[:, 1].sum().backward()
+    torch.testing.assert_close(gate.grad, out.z[:, 1].detach().sum() / 0.7, rtol=1e-4, atol=1e-4)

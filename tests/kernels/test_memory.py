@@ -5,6 +5,7 @@ import torch
 from attention_problems import make_problem, want_all
 from probe_kernels import BlockEdit, Edits, Want, attend, lanes, pattern_block, sweep
 from probe_kernels.types import Scores
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 N = 2048
@@ -58,6 +59,46 @@ def test_edits_and_gradients_keep_to_blocks_too() -> None:
         z.sum().backward()
     assert largest.numbers < N * N / 4, largest.name
     assert query.grad is not None
+
+
+@pytest.mark.parametrize("mask", ["causal", "packed"])
+@pytest.mark.parametrize("edited", [True, False])
+def test_what_waits_for_the_backward_pass_is_linear(mask: str, edited: bool) -> None:
+    """Twice the tokens keep twice the bytes between forward and backward, not four times: no block, no mask."""
+    gate = torch.tensor(0.7, requires_grad=True)
+    edits = Edits(probs=(BlockEdit(lambda p, _r, _k: gate * p, (1,)),)) if edited else None
+    kept = []
+    for n in (N // 2, N):
+        problem = make_problem(kv_heads=1, n_query=n, n_key=n, mask=mask, width=4, value_width=4)
+        one = problem.scores
+        scores = Scores(one.query.requires_grad_(), one.key, one.value, one.scale)
+        attend(
+            scores, problem.layout, Want(entropy=True), edits=edits
+        )  # finds the layout's facts, which stay
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            z = attend(scores, problem.layout, Want(entropy=True), edits=edits).z
+        assert z is not None
+        kept.append(sum(event.self_cpu_memory_usage for event in seen.events()))
+        z.sum().backward()
+        del z
+    assert 0 < kept[1] < 2.2 * kept[0]
+
+
+def test_edits_of_few_heads_keep_to_blocks() -> None:
+    """A head swept apart, with gradients, allocates blocks only."""
+    problem = make_problem(kv_heads=1, n_query=N, n_key=N, width=4, value_width=4)
+    gate = torch.tensor(0.7, requires_grad=True)
+    edits = Edits(
+        (BlockEdit(lambda s, _r, _k: s * gate, (0,)),), (BlockEdit(lambda p, _r, _k: gate * p, (0,)),)
+    )
+    with Largest() as largest:
+        z = attend(
+            problem.scores, problem.layout, Want(**{**vars(want_all(problem)), "table": 0}), edits=edits
+        ).z
+        assert z is not None
+        z.sum().backward()
+    assert largest.numbers < 2 * N * N / 4, largest.name
+    assert gate.grad is not None
 
 
 def test_rows_and_tiles_cost_what_they_hold() -> None:

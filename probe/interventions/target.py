@@ -209,7 +209,7 @@ def _layers(layers: object) -> tuple[int, ...] | None:
     return chosen
 
 
-def name_of(kind: str, target: Target, **parameters: object) -> str:
+def name_of(kind: str, target: Target, /, **parameters: object) -> str:
     """An intervention's name as reports show it and ``make`` reads it: ``scale:heads=L18.H6,alpha=2``."""
     shown = [f"{key}={_text(value)}" for key, value in parameters.items() if value is not None]
     parts = ",".join([*([str(target)] if str(target) else []), *shown])

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from probe_kernels.chunks import Ground
 from probe_kernels.types import Attended, BlockEdit, Edits
 from torch import Tensor
 
 from probe.interventions.target import Target, on_rows, row_mask
+from probe.interventions.widening import hidden_again, own_mask
 from probe.seam.call import AttentionCall
 
 Change = Callable[
@@ -27,6 +27,7 @@ def edit_scores(target: Target, call: AttentionCall, change: Change) -> Edits:
         chosen = row_mask(rows, part)
         if chosen is not None and not bool(chosen.any()):
             return block
+        block = hidden_again(call, heads, block, part, keys)
         return on_rows(change(block, part, keys), block, chosen)
 
     return Edits(scores=(BlockEdit(apply, heads),))
@@ -77,9 +78,4 @@ def edit_z(
 
 def visible(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     """Which keys the model's own mask lets each query see, padding included: bool ``[batch, rows, keys]``."""
-    ground = Ground(call.layout, *call.size[1:])
-    seen = ground.tile(rows, keys)
-    if seen is None:
-        shape = (call.size[0], rows.stop - rows.start, keys.stop - keys.start)
-        return torch.ones(shape, dtype=torch.bool, device=call.layout.key_pos.device)
-    return seen.expand(call.size[0], -1, -1)
+    return own_mask(call, rows, keys)

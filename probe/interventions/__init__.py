@@ -8,9 +8,11 @@
 from probe.interventions.base import Intervention
 from probe.interventions.knockout import knockout
 from probe.interventions.making import make
+from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.table import INTERVENTIONS
 from probe.interventions.target import Region, Target, Where
+from probe.interventions.top_heads import top_heads
 from probe.interventions.zero import zero
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "Where",
     "knockout",
     "make",
+    "reweight",
     "scale",
+    "top_heads",
     "zero",
 ]

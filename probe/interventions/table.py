@@ -3,10 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+from probe.interventions.boost import boost
+from probe.interventions.drop import drop
+from probe.interventions.graft import graft
+from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
+from probe.interventions.segment_graph import segment_graph
+from probe.interventions.sparse import pattern
+from probe.interventions.temperature import temperature
+from probe.interventions.to_bos import to_bos
+from probe.interventions.to_identity import to_identity
 from probe.interventions.top_heads import top_heads
+from probe.interventions.uniform_cached import uniform_cached
+from probe.interventions.uniform_past import uniform_past
 from probe.interventions.zero import zero
 
 INTERVENTIONS: dict[str, Callable[..., Any]] = {
@@ -15,4 +26,15 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "knockout": knockout,
     "reweight": reweight,
     "top_heads": top_heads,
+    "boost": boost,
+    "drop": drop,
+    "graft": graft,
+    "isolate": isolate,
+    "segment_graph": segment_graph,
+    "pattern": pattern,
+    "temperature": temperature,
+    "to_bos": to_bos,
+    "to_identity": to_identity,
+    "uniform_cached": uniform_cached,
+    "uniform_past": uniform_past,
 }

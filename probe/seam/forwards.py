@@ -141,7 +141,7 @@ class Forwards:
         width, length = self._extent(tokens, args, kwargs, prefix)
         cache = kwargs.get("past_key_values")
         before = self._known(cache, width)
-        start = _seen(cache) if isinstance(cache, Cache) else 0
+        start = cached_tokens(cache)
         real = _padding(kwargs.get(f"{prefix}attention_mask"), start + length)
         if before is not None and start < before.length:
             kept = None if before.tokens is None else before.tokens[:, :start]
@@ -200,7 +200,7 @@ class Forwards:
         known = self._threads.get(id(cache))
         if known is None or known.cache is None or known.cache() is not cache or len(known.prompts) != width:
             return None
-        return known if _seen(cache) else None
+        return known if cached_tokens(cache) else None
 
     def _remember(self, cache: Cache) -> None:
         forward = self.current
@@ -213,7 +213,7 @@ class Forwards:
             }
             self._watch_reorder(cache)
         self._threads[id(cache)] = Thread(
-            batch.prompts, _seen(cache), batch.step, batch.tokens, batch.real, batch.spans,
+            batch.prompts, cached_tokens(cache), batch.step, batch.tokens, batch.real, batch.spans,
             batch.reordered or (known is not None and known.prompts == batch.prompts and known.reordered),
             weakref.ref(cache),
         )  # fmt: skip
@@ -269,8 +269,10 @@ class Forwards:
         return (given[0].shape[0] if given else 1), 0
 
 
-def _seen(cache: Cache) -> int:
-    """Tokens that a cache has taken. Its first layer may be of a kind that counts none (linear attention)."""
+def cached_tokens(cache: object) -> int:
+    """Tokens that a cache has taken; 0 for what is no cache. Its first layer may be of a kind that counts none."""
+    if not isinstance(cache, Cache):
+        return 0
     length = int(cache.get_seq_length())
     layers = () if length else getattr(cache, "layers", ())
     return max(

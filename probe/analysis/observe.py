@@ -83,6 +83,7 @@ class Run:
         self._keeper: Any = observers["keeper"]
         self._tally: Tally = observers["tally"]
         self._phase = phase
+        self.first: tuple[Prompt, ...] = ()  # the sequences of the first forward
         self._used = False
 
     def __enter__(self) -> "Run":
@@ -90,6 +91,8 @@ class Run:
             raise UsageError("this observation was used already; make another with probe.observe(...)")
         self._used = True
         self.session.__enter__()
+        if self.first:
+            self.announce(self.first)
         return self
 
     def __exit__(
@@ -221,6 +224,7 @@ def observe(
     keep: str = "none",
     kernels: str | None = None,
     phase: str | None = None,
+    prompts: Sequence[Prompt] | None = None,
 ) -> Run:
     """Watch a model's heads while somebody uses it.
 
@@ -236,6 +240,7 @@ def observe(
         keep: ``qk`` for exact rows and tiles afterwards, ``map`` for pooled maps.
         kernels: Backend: ``reference``, ``torch`` or ``triton``; None chooses by device.
         phase: Only calls of ``prefill`` or of ``decode``; None pools both.
+        prompts: The sequences of the first forward, row by row: interventions on named spans need them.
 
     Raises:
         UsageError: a choice that does not exist or does not go together.
@@ -255,7 +260,7 @@ def observe(
         raise UsageError("keep='qk' was asked with an intervention that edits scores; use keep='map'")
     check_backend(kernels)
     loaded = as_loaded(model)
-    edits = ready(edits, loaded)
+    edits = ready(edits, loaded, prompts)
     if mode == "fused":
         verify_on_first_use(loaded.model)
     keeper = QkKeeper() if keep == "qk" else MapKeeper() if keep == "map" else None
@@ -265,7 +270,9 @@ def observe(
         watching = [OfPhase(one, phase) for one in watching]
     observers = [FiniteGuard(), tally, *watching]
     session = Session(loaded.model, observers, edits, mode=mode_of(mode), kernels=kernels)
-    return Run(loaded, {"metrics": choice.metrics, "keeper": keeper, "tally": tally}, session, phase)
+    run = Run(loaded, {"metrics": choice.metrics, "keeper": keeper, "tally": tally}, session, phase)
+    run.first = tuple(prompts or ())
+    return run
 
 
 def _labelled(

@@ -1,0 +1,111 @@
+"""Every intervention on every architecture that can carry it, in every way of running it, as a table.
+
+    python docs/interventions.py [NAME ...] [--out docs/interventions.md]
+
+Each case is held against attention written out in float64, with the edit put in by hand (tests/support/edited). Exit
+code 1 if anything is out of tolerance.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from edited.cases import CASES  # noqa: E402
+from edited.compare import Compared, applicable, compare  # noqa: E402
+from edited.ways import WAYS, ways_of  # noqa: E402
+from subjects.catalogue import SUBJECTS  # noqa: E402
+
+LOGITS, STATISTICS = 1e-4, 5e-6
+
+
+@dataclass
+class Line:
+    """What one intervention showed over every architecture."""
+
+    families: set[str] = field(default_factory=set)
+    subjects: set[str] = field(default_factory=set)
+    outputs: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # way -> largest difference
+    statistics: float = 0.0
+    out: list[str] = field(default_factory=list)  # what is out of tolerance
+
+    def add(self, subject: str, family: str, way: str, found: Compared) -> None:
+        """Take one comparison."""
+        self.families.add(family)
+        self.subjects.add(subject)
+        self.outputs[way] = max(self.outputs[way], found.outputs)
+        self.statistics = max(self.statistics, found.statistics)
+        if not (found.outputs <= LOGITS and found.statistics <= STATISTICS and found.moved):
+            self.out.append(f"{subject}, {way}: {found}")
+
+
+def measure(names: list[str]) -> dict[str, Line]:
+    """The full product; progress on standard error."""
+    lines: dict[str, Line] = {case.name: Line() for case in CASES if not names or case.name in names}
+    for number, subject in enumerate(SUBJECTS.values(), 1):
+        if subject.bypass:
+            continue
+        print(f"{number}/{len(SUBJECTS)} {subject.name}", file=sys.stderr, flush=True)
+        for case in applicable(subject):
+            for way in ways_of(subject) if case.name in lines else ():
+                if case.phase == "decode" and way == "forward":
+                    continue
+                lines[case.name].add(subject.name, subject.family, way, compare(subject, case.name, way))
+    return lines
+
+
+def page(lines: dict[str, Line]) -> str:
+    """The page, with the command that writes it."""
+    heads = ["intervention", "architectures", "families", *WAYS, "statistics"]
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for name, line in lines.items():
+        differences = [_small(line.outputs.get(way)) for way in WAYS]
+        cells = [
+            f"`{name}`",
+            str(len(line.subjects)),
+            str(len(line.families)),
+            *differences,
+            _small(line.statistics),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    text = (ROOT / "docs" / "interventions.head.md").read_text()
+    versions = f"torch {version('torch')}, transformers {version('transformers')}"
+    return (
+        f"{text}\n"
+        + "\n".join(rows)
+        + f"\n\nWritten by `python docs/interventions.py` ({versions}, float32).\n"
+    )
+
+
+def _small(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0e}"
+
+
+def main() -> int:
+    """Measure, write the page, and say what is out of tolerance."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument("names", nargs="*", help="only these interventions (nothing is written)")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "interventions.md")
+    asked = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    lines = measure(asked.names)
+    if not asked.names:
+        fresh = asked.out.with_suffix(".md.new")
+        fresh.write_text(page(lines))
+        fresh.replace(asked.out)
+    broken = [f"{name}: {one}" for name, line in lines.items() for one in line.out]
+    print("\n".join(broken), file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

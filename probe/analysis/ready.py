@@ -78,9 +78,13 @@ def require_effect(session: Session) -> None:
     for one in session.idle:
         if getattr(one, "may_rest", False):
             continue
-        layers = sorted(session.census) or sorted(session.hub.places)
-        shown = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
-        raise InterventionError(
-            f"{one.name} was asked; it changed nothing in {session.n_forwards} forwards through {shown}: "
-            "look at its phase, its spans and its layers"
-        )
+        raise idle_error(one, session.n_forwards, sorted(session.census) or sorted(session.hub.places))
+
+
+def idle_error(one: Any, n_forwards: int, layers: Sequence[str]) -> InterventionError:
+    """The error for an intervention that changed nothing in any forward."""
+    shown = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+    return InterventionError(
+        f"{one.name} was asked; it changed nothing in {n_forwards} forwards through {shown}: "
+        "look at its phase, its spans and its layers"
+    )

@@ -42,7 +42,7 @@ def bootstrap(answer: Answer, level: float = 0.95, seed: int = 0) -> xr.DataArra
     }
     bounds = np.full((2, *first.shape), np.nan)
     if prompts > 1:
-        bounds = _percentiles(np.asarray(values.values, np.float64), _weights(values), level, seed)
+        bounds = weighed_bounds(np.asarray(values.values, np.float64), _weights(values), level, seed)
     coords = {name: coord for name, coord in first.coords.items() if set(coord.dims) <= set(first.dims)}
     coords.pop("weight", None)
     return xr.DataArray(
@@ -61,7 +61,8 @@ def _weights(values: xr.DataArray) -> np.ndarray:
     return np.asarray(weight.broadcast_like(values).transpose(*values.dims).values, np.float64)
 
 
-def _percentiles(values: np.ndarray, weights: np.ndarray, level: float, seed: int) -> np.ndarray:
+def weighed_bounds(values: np.ndarray, weights: np.ndarray, level: float, seed: int) -> np.ndarray:
+    """Percentile bounds ``[2, ...]`` of weighed means over prompts; `values` and `weights` are ``[prompt, ...]``."""
     prompts, heads = values.shape[0], values.shape[1:]
     weights = np.where(np.isfinite(values), weights, 0.0).reshape(prompts, -1)
     totals = np.where(weights > 0, values.reshape(prompts, -1), 0.0) * weights

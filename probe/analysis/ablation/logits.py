@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from probe.analysis.ablation.head import Head
 from probe.errors import BudgetError, UsageError
 
-ROWS = 512  # rows of logits at a time
+ROWS = 512  # rows of logits at a time, at most
+MOST_AT_ONCE = 2**25  # logits at a time, at most: 134 MB in float32
 MOST_WHOLE = 2**32  # bytes of whole logits that are made where nothing else works
 _CANNOT_REPLAY = (
     TypeError,
@@ -76,14 +77,58 @@ def next_token_logits(model: nn.Module, inputs: Mapping[str, Any], forward: Forw
         return _by_head(model, run, size) or _Repeated(run, size)
 
 
-def chunks(logits: Logits, rows: int = ROWS) -> Iterator[tuple[slice, Float[Tensor, "batch column vocab"]]]:
-    """Consecutive columns and their logits, `rows` rows (batch × columns) at a time at most, at least in float32."""
-    batch, columns = logits.size
+def parts(size: tuple[int, int], rows: int = ROWS) -> Iterator[slice]:
+    """Consecutive columns, `rows` rows (batch × columns) at a time at most."""
+    batch, columns = size
     width = max(1, rows // batch)
     for start in range(0, columns, width):
-        part = slice(start, min(start + width, columns))
-        values = logits.columns(part)
-        yield part, values if values.dtype == torch.float64 else values.float()
+        yield slice(start, min(start + width, columns))
+
+
+def precise(logits: Tensor) -> Tensor:
+    """Logits in float32, or in float64 where they are so already."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def rows_at_once(model: nn.Module) -> int:
+    """How many rows of a model's logits to make at a time: 512, fewer for a large vocabulary."""
+    get: Any = model.get_output_embeddings
+    return max(16, min(ROWS, MOST_AT_ONCE // int(get().weight.shape[0])))
+
+
+def logits_by_steps(model: nn.Module, ids: Int[Tensor, "1 token"]) -> Logits:
+    """Run one sequence token by token over its cache; every forward but the first is a decode step.
+
+    Raises:
+        UsageError: the model has no cache, or a head that cannot be applied to hidden states alone.
+    """
+    head = Head(model)
+    if (
+        not head.found
+        or head.body is None
+        or "past_key_values" not in inspect.signature(model.forward).parameters
+    ):
+        raise UsageError(
+            f"stepwise losses of {type(model).__name__} were asked; it has no KV cache: leave stepwise out"
+        )
+    hidden: list[Tensor] = []
+    cache: Any = None
+    caught = _Caught(model, head.body)
+    try:
+        with torch.no_grad():
+            for step in range(ids.shape[1]):
+                out = model(input_ids=ids[:, step : step + 1], past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                one = _hidden(head, caught, out.logits, (1, 1))
+                if one is None:
+                    raise UsageError(
+                        f"stepwise losses of {type(model).__name__} were asked; its logits do not follow from its last "
+                        "hidden states alone, or an intervention edits them: leave stepwise out"
+                    )
+                hidden.append(one)
+    finally:
+        caught.close()
+    return _ByHead(head, torch.cat(hidden, dim=1))
 
 
 class _ByHead:
@@ -154,6 +199,12 @@ def _by_head(model: nn.Module, run: Forward, size: tuple[int, int]) -> _ByHead |
         seen: Tensor | None = run(1).logits
     finally:
         caught.close()
+    hidden = _hidden(head, caught, seen, size)
+    return None if hidden is None else _ByHead(head, hidden)
+
+
+def _hidden(head: Head, caught: _Caught, seen: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+    """The hidden states of a forward, if the head makes of them the logits `seen`."""
     hidden = getattr(caught.output, "last_hidden_state", None)
     # An intervention that edits logits returns others than the model's own code did.
     if seen is None or seen is not caught.logits or hidden is None or tuple(hidden.shape[:2]) != size:
@@ -165,7 +216,7 @@ def _by_head(model: nn.Module, run: Forward, size: tuple[int, int]) -> _ByHead |
         return None
     if again.shape != seen.shape or not _close(again, seen, hidden.dtype):
         return None
-    return _ByHead(head, hidden)
+    return hidden if isinstance(hidden, Tensor) else None
 
 
 def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probe.analysis.ablation.logits import ROWS, Forward, Logits, chunks, next_token_logits
+from probe.analysis.ablation.logits import ROWS, Forward, Logits, next_token_logits, parts, precise
 
 Losses = Float[Tensor, "batch token"]
 
@@ -43,14 +43,24 @@ def losses_of(
 ) -> Losses:
     """The losses that logits give to the tokens that came; NaN where nothing predicts a token (`predicted`)."""
     found = torch.full(tokens.shape, torch.nan, dtype=torch.float64)
-    for part, values in chunks(logits, rows):
-        follows, n_rows = following(tokens, part)
-        chosen = values[:, :n_rows].log_softmax(-1).gather(-1, follows[..., None].to(values.device))
-        found[:, part.start + 1 : part.start + 1 + n_rows] = -chosen[..., 0].to("cpu", torch.float64)
+    for part in parts(logits.size, rows):
+        surprise(precise(logits.columns(part)).log_softmax(-1), tokens, part, found)
     return found.masked_fill(~predicted(real), torch.nan)
 
 
-def following(tokens: Int[Tensor, "batch token"], part: slice) -> tuple[Int[Tensor, "batch column"], int]:
+def surprise(
+    log_probs: Float[Tensor, "batch column vocab"],
+    tokens: Int[Tensor, "batch token"],
+    part: slice,
+    into: Losses,
+) -> None:
+    """Write −log p of the tokens after some columns to where these tokens stand."""
+    follows, n_rows = _following(tokens, part)
+    chosen = log_probs[:, :n_rows].gather(-1, follows[..., None].to(log_probs.device))[..., 0]
+    into[:, part.start + 1 : part.start + 1 + n_rows] = -chosen.to("cpu", torch.float64)
+
+
+def _following(tokens: Int[Tensor, "batch token"], part: slice) -> tuple[Int[Tensor, "batch column"], int]:
     """The token after each of some columns, and how many of these columns have one."""
     follows = tokens[:, part.start + 1 : part.stop + 1]
     return follows, int(follows.shape[1])

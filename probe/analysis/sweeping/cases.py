@@ -1,0 +1,86 @@
+"""What a sweep runs: token sequences whose last rows are scored, grouped so that equal ones run together."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from probe.analysis.edit import spans_of
+from probe.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sequence: rows from `first` on are scored, row ``first + t`` against ``wanted[t]``.
+
+    `prompt` is what the model would be given; tokens behind it are what it is made to say. `against` is a second
+    token, where a task compares two.
+    """
+
+    id: str
+    prompt: Prompt
+    tokens: tuple[int, ...]
+    first: int
+    wanted: tuple[int, ...]
+    against: int | None = None
+
+    @property
+    def told(self) -> int:
+        """Tokens of the prompt; those behind them are generated, as far as the edit can see."""
+        return min(len(self.prompt), len(self.tokens))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases of one shape, run as one batch: no padding, so that nothing depends on the company."""
+
+    numbers: tuple[int, ...]  # of the cases, in the order of the sweep
+    cases: tuple[Case, ...]
+
+    @property
+    def first(self) -> int:
+        """The first scored row."""
+        return self.cases[0].first
+
+    @property
+    def scored(self) -> range:
+        """The scored rows."""
+        return range(self.first, self.length)
+
+    @property
+    def length(self) -> int:
+        """Tokens of every case."""
+        return len(self.cases[0].tokens)
+
+    @property
+    def ids(self) -> Int[Tensor, "batch token"]:
+        """The tokens, one row per case."""
+        return torch.tensor([case.tokens for case in self.cases])
+
+    @property
+    def spans(self) -> list[dict[str, Tensor]]:
+        """Spans of the prompts, as a session announces them."""
+        return [spans_of(case.prompt) for case in self.cases]
+
+
+def grouped(cases: Sequence[Case]) -> list[Group]:
+    """Cases of the same length, prompt length and first scored row together, in order of appearance."""
+    found: dict[tuple[int, int, int], list[int]] = {}
+    for number, case in enumerate(cases):
+        found.setdefault((len(case.tokens), case.told, case.first), []).append(number)
+    return [Group(tuple(numbers), tuple(cases[n] for n in numbers)) for numbers in found.values()]
+
+
+def digest(cases: Sequence[Case]) -> str:
+    """sha256 over everything of the cases that can change a number."""
+    total = hashlib.sha256()
+    for case in cases:
+        entry = [case.id, case.tokens, case.told, case.first, case.wanted, case.against]
+        total.update(json.dumps(entry).encode())
+        for name, flags in sorted(case.prompt.spans.items()):
+            total.update(name.encode() + flags.tobytes())
+    return total.hexdigest()

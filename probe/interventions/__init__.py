@@ -12,6 +12,9 @@ from probe.interventions.graft import graft
 from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
 from probe.interventions.making import make
+from probe.interventions.mean import mean
+from probe.interventions.mean_by_token import mean_by_token
+from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
@@ -38,7 +41,10 @@ __all__ = [
     "isolate",
     "knockout",
     "make",
+    "mean",
+    "mean_by_token",
     "pattern",
+    "resample",
     "reweight",
     "scale",
     "segment_graph",

@@ -8,6 +8,9 @@ from probe.interventions.drop import drop
 from probe.interventions.graft import graft
 from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
+from probe.interventions.mean import mean
+from probe.interventions.mean_by_token import mean_by_token
+from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
@@ -37,4 +40,7 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "to_identity": to_identity,
     "uniform_cached": uniform_cached,
     "uniform_past": uniform_past,
+    "mean": mean,
+    "mean_by_token": mean_by_token,
+    "resample": resample,
 }

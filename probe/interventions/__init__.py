@@ -14,11 +14,17 @@ from probe.interventions.knockout import knockout
 from probe.interventions.making import make
 from probe.interventions.mean import mean
 from probe.interventions.mean_by_token import mean_by_token
+from probe.interventions.patch import patch
+from probe.interventions.recording import Recording, recording
+from probe.interventions.redistribute import redistribute
 from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
+from probe.interventions.skip_layer import skip_layer
+from probe.interventions.skip_module import skip_module
 from probe.interventions.sparse import pattern
+from probe.interventions.static import static
 from probe.interventions.table import INTERVENTIONS
 from probe.interventions.target import Region, Target, Where
 from probe.interventions.temperature import temperature
@@ -32,6 +38,7 @@ from probe.interventions.zero import zero
 __all__ = [
     "INTERVENTIONS",
     "Intervention",
+    "Recording",
     "Region",
     "Target",
     "Where",
@@ -43,11 +50,17 @@ __all__ = [
     "make",
     "mean",
     "mean_by_token",
+    "patch",
     "pattern",
+    "recording",
+    "redistribute",
     "resample",
     "reweight",
     "scale",
     "segment_graph",
+    "skip_layer",
+    "skip_module",
+    "static",
     "temperature",
     "to_bos",
     "to_identity",

@@ -10,11 +10,15 @@ from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
 from probe.interventions.mean import mean
 from probe.interventions.mean_by_token import mean_by_token
+from probe.interventions.redistribute import redistribute
 from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
+from probe.interventions.skip_layer import skip_layer
+from probe.interventions.skip_module import skip_module
 from probe.interventions.sparse import pattern
+from probe.interventions.static import static
 from probe.interventions.temperature import temperature
 from probe.interventions.to_bos import to_bos
 from probe.interventions.to_identity import to_identity
@@ -27,6 +31,7 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "zero": zero,
     "scale": scale,
     "knockout": knockout,
+    "redistribute": redistribute,
     "reweight": reweight,
     "top_heads": top_heads,
     "boost": boost,
@@ -34,6 +39,8 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "graft": graft,
     "isolate": isolate,
     "segment_graph": segment_graph,
+    "skip_layer": skip_layer,
+    "skip_module": skip_module,
     "pattern": pattern,
     "temperature": temperature,
     "to_bos": to_bos,
@@ -43,4 +50,5 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "mean": mean,
     "mean_by_token": mean_by_token,
     "resample": resample,
+    "static": static,
 }

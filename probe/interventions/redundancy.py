@@ -1,0 +1,250 @@
+"""Which layers a model can do without: how little they turn the residual stream, or evenly spaced ones.
+
+Similarity is LLM-Drop's (He et al. 2024, arXiv:2406.15786): S = 1 - mean over tokens of cos(before, after), in
+float32; the layers with the smallest S go first.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from probe.errors import InterventionError, UnknownNameError, UsageError
+from probe.interventions.target import Target
+from probe.models import LoadedModel
+from probe.prompts import Prompt, haystack
+from probe.seam.call import Place
+from probe.seam.places import places
+from probe.seam.points import first_tensor, hidden_input
+from probe.seam.recorded import Recorded, block_places, blocks
+
+Inputs = Sequence[Mapping[str, Tensor]]
+
+TEXTS, TOKENS = 16, 256  # of the shipped corpus, unless texts are given
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a model that an intervention may choose, in order, with their places."""
+
+    chosen: tuple[tuple[Recorded, Place], ...]
+    encoded: bool = False  # the model has an encoder beside its decoder
+
+    @classmethod
+    def of(cls, model: nn.Module, target: Target, name: str) -> "Blocks":
+        """The blocks that `target` covers.
+
+        Raises:
+            UnknownNameError: a layer or tower that the model does not have.
+            InterventionError: the model declares no blocks.
+        """
+        found = blocks(model)
+        if not found:
+            raise InterventionError(
+                f"{name} was asked; {type(model).__name__} declares no blocks that could be skipped: "
+                "edit heads instead"
+            )
+        where = block_places(found, places(model))
+        towers = {place.tower for place in where.values()}
+        if target.tower is not None and target.tower not in towers:
+            raise UnknownNameError.of("tower", target.tower, towers)
+        inside = [(b, where[b.name]) for b in found if target.tower in (None, where[b.name].tower)]
+        known = {place.layer for _, place in inside}
+        for layer in target.layers or ():
+            if layer not in known:
+                raise UnknownNameError.of("layer", str(layer), {str(number) for number in known})
+        chosen = tuple(
+            (b, place) for b, place in inside if target.layers is None or place.layer in target.layers
+        )
+        config = getattr(model, "config", None)
+        return cls(chosen, bool(getattr(config, "is_encoder_decoder", False)))
+
+    @property
+    def towers(self) -> list[str]:
+        """The towers that they are of."""
+        return sorted({place.tower for _, place in self.chosen})
+
+    def layers(self, name: str) -> tuple[int, ...]:
+        """Their layer numbers; raises `InterventionError` where several towers would be mixed up."""
+        if len(self.towers) > 1:
+            raise InterventionError(
+                f"{name} was asked; the model has the towers {', '.join(self.towers)}: name one of them"
+            )
+        return tuple(sorted(place.layer for _, place in self.chosen))
+
+
+def spaced(layers: Sequence[int], n: int) -> tuple[int, ...]:
+    """`n` of `layers` at even distances: the middle one of each of n equal stretches.
+
+    After the unified layer skipping of Liu et al. 2024, arXiv:2404.06954.
+    """
+    return tuple(layers[int((i + 0.5) * len(layers) / n)] for i in range(n))
+
+
+def least(scores: Mapping[int, float], n: int) -> tuple[int, ...]:
+    """The `n` layers with the smallest score, ties by layer, ascending."""
+    return tuple(sorted(sorted(scores, key=lambda layer: (scores[layer], layer))[:n]))
+
+
+def others(layers: Sequence[int], chosen: Sequence[int], seed: int, name: str) -> tuple[int, ...]:
+    """A control's layers: as many others, drawn with `seed`; raises `UsageError` where too few are left."""
+    rest = [layer for layer in layers if layer not in chosen]
+    if len(rest) < len(chosen):
+        raise UsageError(
+            f"a control of {name} was asked; only {len(rest)} other layers are left: skip at most half of them"
+        )
+    return tuple(sorted(random.Random(f"{seed}/layers").sample(rest, len(chosen))))  # noqa: S311 -- not a secret
+
+
+def check_asked(kind: str, layers: object, n: object) -> None:
+    """Raise `UsageError` where neither layers nor their number is given, or a number that cannot be one."""
+    if layers is None and n is None:
+        raise UsageError(f"{kind} was asked without layers; give layers=[...], or n=... to have them chosen")
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+        raise UsageError(f"{kind} was asked with n={n!r}; n is a number of layers, at least 1")
+
+
+def as_texts(over: Iterable[str | Prompt] | str | Prompt | None) -> tuple[str | Prompt, ...] | None:
+    """Calibration texts as given: one, several, or None for the shipped corpus."""
+    return (over,) if isinstance(over, str | Prompt) else None if over is None else tuple(over)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What layers are asked for: those of the target, or `n` of them by a rule; a control has others."""
+
+    name: str
+    target: Target
+    n: int | None
+    rule: str
+    over: tuple[str | Prompt, ...] | None
+
+
+def settle(
+    ask: Ask, loaded: LoadedModel, found: Blocks, measure: Callable[[Inputs], Mapping[int, float]]
+) -> tuple[Target, tuple[str, ...]]:
+    """The target with its layers chosen, and what a reader must know of the choice.
+
+    `measure` gives every layer's distance over calibration inputs; it is asked only for ``rule="similarity"``.
+    """
+    if ask.n is None and ask.target.control_seed is None:
+        return ask.target, ()
+    layers = found.layers(ask.name)
+    notes: tuple[str, ...] = ()
+    if ask.n is not None:
+        if ask.n > len(layers):
+            raise UsageError(f"{ask.name} was asked; there are {len(layers)} layers to choose from")
+        if ask.rule == "spaced":
+            layers = spaced(layers, ask.n)
+            shown = "+".join(map(str, layers))
+        else:
+            scores = measure(calibration(loaded, ask.over, ask.name))
+            layers = least(scores, ask.n)
+            shown = ", ".join(f"{layer} (S={scores[layer]:.3g})" for layer in layers)
+        notes = (f"{ask.name} chose layers {shown}",)
+    if ask.target.control_seed is not None:
+        everywhere = Blocks.of(loaded.model, replace(ask.target, layers=None), ask.name).layers(ask.name)
+        layers = others(everywhere, layers, ask.target.control_seed, ask.name)
+    return replace(ask.target, layers=layers, control_seed=None), notes
+
+
+def calibration(
+    loaded: LoadedModel, over: Iterable[str | Prompt] | None, name: str
+) -> list[dict[str, Tensor]]:
+    """The inputs of calibration forwards: given texts, else 16 x 256 tokens of the shipped corpus.
+
+    Raises:
+        UsageError: no text was given, or the model has no tokenizer to read it with.
+    """
+    if isinstance(over, str | Prompt):
+        over = [over]
+    given = None if over is None else list(over)
+    if given == []:
+        raise UsageError(f"{name} was asked with over=[]; give at least one text, or leave it out")
+    if (
+        getattr(loaded.model.config, "is_encoder_decoder", False)
+        or loaded.model.main_input_name != "input_ids"
+    ):
+        raise InterventionError(
+            f"{name} was asked; {loaded.name} does not read text alone, so nothing can be calibrated: name layers"
+        )
+    if loaded.tokenizer is None and (given is None or any(isinstance(one, str) for one in given)):
+        raise UsageError(
+            f"{name} was asked; {loaded.name} has no tokenizer to read texts with: give over=[Prompt, …]"
+        )
+    read = [one if isinstance(one, Prompt) else Prompt.of(one, loaded.tokenizer) for one in given or ()]
+    ids = [list(one.tokens) for one in read] or _corpus(loaded)
+    return [{"input_ids": torch.tensor([one], device=loaded.device)} for one in ids]
+
+
+def _corpus(loaded: LoadedModel) -> list[list[int]]:
+    width = min(TOKENS, loaded.max_positions or TOKENS)
+    tokens = list(Prompt.of(haystack()[: TEXTS * width * 8], loaded.tokenizer).tokens)
+    cut = [tokens[start : start + width] for start in range(0, len(tokens) - width + 1, width)]
+    return cut[:TEXTS] or [tokens]
+
+
+@dataclass
+class Cosines:
+    """Running mean over tokens of cos(before, after), per layer, in float32 (float64 stays)."""
+
+    total: dict[int, float] = field(default_factory=dict)
+    count: dict[int, int] = field(default_factory=dict)
+
+    def add(self, layer: int, before: Tensor, after: Tensor) -> None:
+        """Take the tokens of one forward."""
+        wide = torch.float64 if before.dtype == torch.float64 else torch.float32
+        found = torch.nn.functional.cosine_similarity(before.to(wide), after.to(wide), dim=-1)
+        self.total[layer] = self.total.get(layer, 0.0) + float(found.sum())
+        self.count[layer] = self.count.get(layer, 0) + found.numel()
+
+    @property
+    def distance(self) -> dict[int, float]:
+        """S = 1 - mean cos, per layer."""
+        return {layer: 1 - self.total[layer] / self.count[layer] for layer in self.total}
+
+
+@contextmanager
+def watched(handles: Iterable[Any]) -> Iterator[None]:
+    """Hooks that come off when the block ends, whatever happens."""
+    taken = list(handles)
+    try:
+        yield
+    finally:
+        for handle in taken:
+            handle.remove()
+
+
+def run(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], hooks: Callable[[], Iterable[Any]]) -> None:
+    """Run the model on every input, without gradients, with hooks on for as long as it takes."""
+    with watched(hooks()), torch.no_grad():
+        for keywords in inputs:
+            model(**keywords)
+
+
+def block_distances(
+    loaded: LoadedModel, found: Blocks, inputs: Sequence[Mapping[str, Tensor]]
+) -> dict[int, float]:
+    """1 - mean cos(block in, block out) over the tokens of `inputs`, per layer."""
+    cosines = Cosines()
+
+    def hook(block: Recorded, layer: int) -> Callable[..., None]:
+        def look(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            before, after = hidden_input(args, kwargs), first_tensor(output, block.index)
+            if before is not None and after is not None:
+                cosines.add(layer, before, after)
+
+        return look
+
+    def hooks() -> list[Any]:
+        return [
+            block.module.register_forward_hook(hook(block, place.layer), with_kwargs=True)
+            for block, place in found.chosen
+        ]
+
+    run(loaded.model, inputs, hooks)
+    return cosines.distance

@@ -6,6 +6,7 @@
 """
 
 from probe.interventions.base import Intervention
+from probe.interventions.bidirectional_segments import bidirectional_segments
 from probe.interventions.boost import boost
 from probe.interventions.drop import drop
 from probe.interventions.graft import graft
@@ -15,12 +16,14 @@ from probe.interventions.making import make
 from probe.interventions.mean import mean
 from probe.interventions.mean_by_token import mean_by_token
 from probe.interventions.patch import patch
+from probe.interventions.position_by_importance import position_by_importance
 from probe.interventions.recording import Recording, recording
 from probe.interventions.redistribute import redistribute
 from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
+from probe.interventions.set_based import set_based
 from probe.interventions.skip_layer import skip_layer
 from probe.interventions.skip_module import skip_module
 from probe.interventions.sparse import pattern
@@ -42,6 +45,7 @@ __all__ = [
     "Region",
     "Target",
     "Where",
+    "bidirectional_segments",
     "boost",
     "drop",
     "graft",
@@ -52,12 +56,14 @@ __all__ = [
     "mean_by_token",
     "patch",
     "pattern",
+    "position_by_importance",
     "recording",
     "redistribute",
     "resample",
     "reweight",
     "scale",
     "segment_graph",
+    "set_based",
     "skip_layer",
     "skip_module",
     "static",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from probe.interventions.bidirectional_segments import bidirectional_segments
 from probe.interventions.boost import boost
 from probe.interventions.drop import drop
 from probe.interventions.graft import graft
@@ -10,11 +11,13 @@ from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
 from probe.interventions.mean import mean
 from probe.interventions.mean_by_token import mean_by_token
+from probe.interventions.position_by_importance import position_by_importance
 from probe.interventions.redistribute import redistribute
 from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
+from probe.interventions.set_based import set_based
 from probe.interventions.skip_layer import skip_layer
 from probe.interventions.skip_module import skip_module
 from probe.interventions.sparse import pattern
@@ -51,4 +54,7 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "mean_by_token": mean_by_token,
     "resample": resample,
     "static": static,
+    "bidirectional_segments": bidirectional_segments,
+    "position_by_importance": position_by_importance,
+    "set_based": set_based,
 }

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from probe import prompts as prompts
     from probe import report as report
     from probe import testing as testing
+    from probe.analysis.ablation import ablate
     from probe.analysis.analyze import analyze
     from probe.analysis.capture import capture
     from probe.analysis.captured import open_capture
     from probe.analysis.edit import edit
     from probe.analysis.forecast import forecast
+    from probe.analysis.generation import generate
     from probe.analysis.observe import observe
     from probe.errors import ProbeError
     from probe.metrics import METRICS
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "analyze", "capture", "edit",
-    "fetch", "forecast", "load", "observe", "open_capture", "open_report", "verify",
+    "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "ablate", "analyze", "capture",
+    "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "verify",
 ]  # fmt: skip
 
 _WHERE = {
@@ -43,12 +45,14 @@ _WHERE = {
     "fetch": "probe.models",
     "LoadedModel": "probe.models",
     "Prompt": "probe.prompts",
+    "ablate": "probe.analysis",
     "analyze": "probe.analysis",
     "observe": "probe.analysis",
     "edit": "probe.analysis",
     "verify": "probe.seam",
     "capture": "probe.analysis",
     "forecast": "probe.analysis",
+    "generate": "probe.analysis",
     "open_capture": "probe.analysis.captured",
     "METRICS": "probe.metrics",
     "Report": "probe.report",

@@ -1,10 +1,26 @@
-"""The verbs: analyze, observe, edit, capture and forecast."""
+"""The verbs: analyze, observe, edit, ablate, generate, capture and forecast."""
 
+from probe.analysis.ablation import AblateOptions, Ablation, ablate
 from probe.analysis.analyze import analyze
 from probe.analysis.capture import capture
 from probe.analysis.edit import edit
 from probe.analysis.forecast import Forecast, forecast
+from probe.analysis.generation import Generations, generate
 from probe.analysis.observe import Run, observe
 from probe.analysis.options import AnalyzeOptions
 
-__all__ = ["AnalyzeOptions", "Forecast", "Run", "analyze", "capture", "edit", "forecast", "observe"]
+__all__ = [
+    "AblateOptions",
+    "Ablation",
+    "AnalyzeOptions",
+    "Forecast",
+    "Generations",
+    "Run",
+    "ablate",
+    "analyze",
+    "capture",
+    "edit",
+    "forecast",
+    "generate",
+    "observe",
+]

@@ -1,161 +1,139 @@
-"""Continuations of a prompt by a model's own ``generate()``: greedy or sampled, or along given tokens."""
+"""``probe.generate``: what a model writes as it is, edited, and under a control, side by side."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from probe.analysis.ablation.controls import draw_controls
+from probe.analysis.ablation.edits import read_edits
 from probe.analysis.applied import Applied
-from probe.errors import InputError, UsageError
-from probe.models import LoadedModel
-from probe.models.convert import quiet_transformers
+from probe.analysis.continuation import Continuation, Decoding, continued, require_generates, room
+from probe.analysis.first_use import drift_of
+from probe.analysis.inputs import read_inputs
+from probe.analysis.options import AnalyzeOptions
+from probe.analysis.ready import ready
+from probe.analysis.records import model_record
+from probe.analysis.settle import evaluating, settled
+from probe.errors import InputError
+from probe.models import LoadedModel, load
 from probe.prompts import Prompt
-from probe.prompts.tokens import strings
+from probe.report.json_form import SCHEMA, finite
+from probe.report.provenance import Provenance, utc_now
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How to choose tokens: greedily, or sampled at a temperature; nothing else shapes the distribution."""
+class Generations:
+    """The continuations of one prompt: ``base``, ``edited`` and, if asked and possible, ``control``.
 
-    new_tokens: int = 20
-    temperature: float | None = None  # None = greedy
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.new_tokens, int) or self.new_tokens < 0:
-            raise UsageError(f"new_tokens={self.new_tokens!r} was asked; it must be a whole number from 0")
-        if self.temperature is not None and not 0.0 < self.temperature < float("inf"):
-            raise UsageError(f"temperature={self.temperature!r} was asked; it must be a number above 0")
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What a model wrote after a prompt.
-
-    `probs` are the probabilities, 0 to 1, that the model gave each token before any temperature.
+    Attributes:
+        prompt: The text.
+        interventions: Their names, in the order in which they applied.
+        runs: By name.
+        control_heads: The heads that the control edits.
+        provenance: Where the texts came from, and lines that their reader must see.
     """
 
-    tokens: tuple[int, ...]
-    str_tokens: tuple[str, ...]
-    probs: tuple[float, ...]
-    text: str
+    prompt: str
+    interventions: tuple[str, ...]
+    runs: Mapping[str, Continuation]
+    provenance: Provenance = field(repr=False)
+    control_heads: tuple[str, ...] = ()
 
-    def differs_at(self, other: "Continuation") -> int | None:
-        """Number of the first token, from 0, that is not the same; None where all are."""
-        pairs = zip(self.tokens, other.tokens, strict=False)
-        first = next((number for number, (a, b) in enumerate(pairs) if a != b), None)
-        if first is None and len(self.tokens) != len(other.tokens):
-            return min(len(self.tokens), len(other.tokens))
-        return first
+    def differs_at(self, run: str) -> int | None:
+        """Number of the first new token, from 0, in which a run leaves the base; None where it does not."""
+        return self.runs["base"].differs_at(self.runs[run])
 
-    def to_dict(self) -> dict[str, object]:
-        """The JSON form."""
-        return {
-            "text": self.text,
-            "tokens": list(self.tokens),
-            "str_tokens": list(self.str_tokens),
-            "probs": list(self.probs),
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object, schema 1, with the probability of every token."""
+        record = self.provenance.to_dict()
+        runs = {
+            name: {**run.to_dict(), "differs_at": self.differs_at(name)} for name, run in self.runs.items()
         }
+        found = {
+            "schema": SCHEMA,
+            "model": record["model"],
+            "prompt": self.prompt,
+            "intervention": list(self.interventions),
+            "runs": {name: runs.get(name) for name in ("base", "edited", "control")},
+            "control_heads": list(self.control_heads),
+            "notes": list(self.provenance.notes),
+            "provenance": record,
+        }
+        return dict(finite(found))
 
 
-def require_generates(loaded: LoadedModel) -> None:
-    """Raise `UsageError` unless the model writes text after a prompt."""
-    if not getattr(loaded.model, "can_generate", lambda: False)():
-        raise UsageError(
-            f"text after a prompt was asked of {loaded.name}; it has no head that predicts the next token: use a model "
-            "that generates, such as smollm2-135m"
-        )
+def generate(
+    model: object,
+    prompt: object,
+    interventions: object,
+    *,
+    decoding: Decoding | None = None,
+    control: bool = False,
+    seed: int = 0,
+    command: str | None = None,
+) -> Generations:
+    """Let a model continue a prompt as it is and edited.
 
-
-def room(loaded: LoadedModel, prompt: Prompt, wanted: int) -> int:
-    """How many of the wanted tokens the model has positions for."""
-    limit = loaded.max_positions
-    if limit is None or getattr(loaded.model.config, "is_encoder_decoder", False):
-        return wanted
-    return max(0, min(wanted, limit - len(prompt)))
-
-
-def continued(applied: Applied, prompt: Prompt, how: Decoding) -> Continuation | None:
-    """What the model writes after a prompt under the interventions of `applied`; None where it has no room to."""
-    loaded = applied.loaded
-    steps = room(loaded, prompt, how.new_tokens)
-    if steps == 0:
-        return None
-    sampled = {} if how.temperature is None else {"do_sample": True, "temperature": how.temperature}
-    tokens, logits = _generate(applied, prompt, {"max_new_tokens": steps, **sampled})
-    probs = [float(row.softmax(-1)[token]) for row, token in zip(logits, tokens, strict=True)]
-    pieces, text = _words(loaded, tuple(tokens))
-    return Continuation(tuple(tokens), pieces, tuple(probs), text)
-
-
-def forced(applied: Applied, prompt: Prompt, answer: Sequence[int]) -> list[float]:
-    """−ln p of each token of an answer after a prompt, in nats: the prompt in one forward, then token by token.
-
-    So interventions act as they would while the model writes that answer.
-    """
-    start = len(prompt) if not getattr(applied.loaded.model.config, "is_encoder_decoder", False) else 1
-
-    def only(batch: int, so_far: Tensor) -> list[int]:
-        return [answer[min(len(so_far) - start, len(answer) - 1)]]
-
-    length = {"max_new_tokens": len(answer), "min_new_tokens": len(answer)}
-    _, logits = _generate(applied, prompt, length, prefix_allowed_tokens_fn=only)
-    return [-float(row.log_softmax(-1)[token]) for row, token in zip(logits, answer, strict=True)]
-
-
-def answer_tokens(prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens of a prompt's answer as they follow it, a space between where neither side has one.
+    Args:
+        model: A known name, path or hub id; a `LoadedModel`; a Hugging Face model; or ``(model, tokenizer)``.
+        prompt: Text, or a `Prompt`.
+        interventions: Interventions or their specs, applied in order.
+        decoding: How many tokens, and how they are chosen; default 20, greedily.
+        control: Also continue under the same interventions on as many other heads of each layer.
+        seed: Of the control's draw, and of sampling: every run samples from the same random numbers.
+        command: The command line, for the record.
 
     Raises:
-        InputError: the answer has no tokens.
+        UsageError: the call was wrong, or the model writes no text; nothing was run.
+        InterventionError: an intervention cannot act on this model; or, at the end, it changed nothing.
     """
-    answer = prompt.answer or ""
-    glue = "" if prompt.text[-1:].isspace() or answer[:1].isspace() else " "
-    coded = tokenizer(glue + answer, add_special_tokens=False)["input_ids"] if answer.strip() else []
-    if not coded:
-        raise InputError(
-            f"the answer {answer!r} of prompt {prompt.id} was given; it has no tokens: write some text"
-        )
-    return tuple(int(token) for token in coded)
-
-
-def _words(loaded: LoadedModel, tokens: tuple[int, ...]) -> tuple[tuple[str, ...], str]:
-    """Each token's string, and the text of all of them; ids where there is no tokenizer."""
-    tokenizer: Any = loaded.tokenizer
-    if tokenizer is None:
-        pieces = tuple(map(str, tokens))
-        return pieces, " ".join(pieces)
-    return strings(tokens, tokenizer), str(tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-
-def _generate(
-    applied: Applied, prompt: Prompt, entries: dict[str, Any], **more: Any
-) -> tuple[list[int], list[Tensor]]:
-    """The new tokens, and the model's own logits that each was chosen from."""
-    from transformers import GenerationConfig
-
-    model: Any = applied.loaded.model
-    ids = torch.tensor([prompt.tokens], device=applied.loaded.device)
-    # A model's own generation settings (penalties, a cut of the distribution) would hide what its heads do.
-    plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-    if entries.get("do_sample"):
-        plain |= {"top_k": 0, "top_p": 1.0}
-    config = GenerationConfig(
-        **{**plain, **entries},
-        return_dict_in_generate=True,
-        output_logits=True,
-        pad_token_id=_pad(applied.loaded),
+    how = decoding or Decoding()
+    edits, started = read_edits(interventions), utc_now()
+    loaded = load(model)
+    require_generates(loaded)
+    text = _prompt(loaded, prompt, how)
+    with evaluating(loaded.model):
+        ways = {"base": Applied(loaded), "edited": Applied(loaded, ready(edits, loaded, [text]))}
+        drawn, notes = draw_controls(edits, loaded, int(control), seed)
+        for one in drawn:
+            ways["control"] = Applied(loaded, ready(one.interventions, loaded, [text]))
+        runs = {}
+        for name, way in ways.items():
+            with settled(seed, deterministic=False, device=loaded.device):
+                made = continued(way, text, how)
+            if made is not None:
+                runs[name] = made
+    for way in ways.values():
+        way.require_effect()
+    provenance = Provenance(
+        model=model_record(loaded),
+        tokens=len(text),
+        prompts=1,
+        seed=seed,
+        logit_drift=drift_of(loaded.model, "fused"),
+        command=command,
+        started=started,
+        ended=utc_now(),
+        settings={"new_tokens": how.new_tokens, "temperature": how.temperature},
+        notes=_notes(loaded, ways, notes if control else ()),
     )
-    with torch.no_grad(), quiet_transformers(), applied.open(prompt):
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, **more)
-    logits = [row[0] if row.dtype == torch.float64 else row[0].float() for row in out.logits]
-    return [int(token) for token in out.sequences[0, -len(logits) :]], logits
+    names = tuple(one.name for one in ways["edited"].interventions)
+    return Generations(text.text, names, runs, provenance, drawn[0].heads if drawn else ())
 
 
-def _pad(loaded: LoadedModel) -> int:
-    for source in (loaded.tokenizer, getattr(loaded.model, "generation_config", None)):
-        value = getattr(source, "pad_token_id", None)
-        if isinstance(value, int):
-            return value
-    return 0
+def _prompt(loaded: LoadedModel, prompt: object, how: Decoding) -> Prompt:
+    """The one prompt, checked; raises `InputError` where it is none, or leaves no room for new tokens."""
+    if not isinstance(prompt, str | Prompt):
+        raise InputError(f"a {type(prompt).__name__} was given as the prompt; give text or a Prompt")
+    found = read_inputs(prompt, loaded, AnalyzeOptions()).items[0].prompt
+    if found is None or room(loaded, found, how.new_tokens) < max(1, how.new_tokens):
+        raise InputError(
+            f"{how.new_tokens} new tokens were asked; at least 1 can be, and {loaded.name} has positions for "
+            f"{loaded.max_positions} with the prompt's: ask for fewer, or shorten the prompt"
+        )
+    return found
+
+
+def _notes(loaded: LoadedModel, ways: Mapping[str, Applied], more: tuple[str, ...]) -> tuple[str, ...]:
+    lines = [*loaded.notes, *more, *(note for way in ways.values() for note in way.notes)]
+    return tuple(dict.fromkeys(lines))

@@ -1,4 +1,4 @@
-"""The command line: ``probe analyze``, ``show``, ``metrics``, ``fetch``, and commands of other packages.
+"""The command line: ``probe analyze``, ``ablate``, ``generate``, ``show`` and others, and commands of other packages.
 
 Nothing heavy is imported here: each command imports what it needs when it runs.
 """

@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 import probe
+from probe.cli.ablate import ablate
 from probe.cli.analyze import analyze
 from probe.cli.extensions import Commands
 from probe.cli.fetch import fetch
+from probe.cli.generate import generate
 from probe.cli.metrics import metrics
 from probe.cli.outcome import Runnable
 from probe.cli.show import show
@@ -39,6 +41,6 @@ def command() -> Runnable:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for function in (analyze, show, metrics, fetch):
+    for function in (analyze, ablate, generate, show, metrics, fetch):
         app.command()(function)
     return typer.main.get_command(app)

@@ -9,6 +9,7 @@ import numpy as np
 
 from probe.analysis.ablation.comparing import TokenScores, compare
 from probe.analysis.ablation.controls import Control, draw_controls
+from probe.analysis.ablation.edits import read_edits
 from probe.analysis.ablation.logits import rows_at_once
 from probe.analysis.ablation.measures import PromptScores, RunScores
 from probe.analysis.ablation.options import AblateOptions
@@ -16,15 +17,14 @@ from probe.analysis.ablation.record import record
 from probe.analysis.ablation.result import Ablation
 from probe.analysis.ablation.scoring import logits_of, tokens_of
 from probe.analysis.applied import Applied
+from probe.analysis.continuation import Decoding, answer_tokens, continued, forced, room
 from probe.analysis.forward import out_of_memory
-from probe.analysis.generation import Decoding, answer_tokens, continued, forced, room
 from probe.analysis.inputs import Inputs, read_inputs
 from probe.analysis.options import AnalyzeOptions
-from probe.analysis.ready import check_interventions, ready
+from probe.analysis.ready import ready
 from probe.analysis.resume import check_output
 from probe.analysis.settle import evaluating, settled
 from probe.errors import InputError, UsageError
-from probe.interventions.making import make
 from probe.models import LoadedModel, load
 from probe.prompts import Prompt
 from probe.report.provenance import utc_now
@@ -76,7 +76,7 @@ def ablate(
         BudgetError: memory ran out, naming the size.
     """
     asked = AblateOptions.of(options, changes)
-    edits = _edits(interventions)
+    edits = read_edits(interventions)
     if asked.out is not None:
         check_output(Path(asked.out))
     loaded = load(model, device=asked.device, dtype=asked.dtype)
@@ -86,17 +86,6 @@ def ablate(
     if asked.out is not None:
         found.save(asked.out)
     return found
-
-
-def _edits(interventions: object) -> tuple[Any, ...]:
-    """Interventions, specs made into them; raises `UsageError` where there are none."""
-    given = [interventions] if isinstance(interventions, str) else interventions
-    if isinstance(given, Sequence):
-        given = [make(one) if isinstance(one, str) else one for one in given]
-    edits = check_interventions(given)
-    if not edits:
-        raise UsageError("an ablation without interventions was asked; give at least one")
-    return edits
 
 
 def _prepare(loaded: LoadedModel, prompts: object, edits: tuple[Any, ...], options: AblateOptions) -> _Plan:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from probe.analysis.ablation.comparing import TokenScores
-from probe.analysis.generation import Continuation
+from probe.analysis.continuation import Continuation
 
 # Measure -> what a prompt weighs in the mean, so that every position counts alike.
 WEIGHTS = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from probe.analysis.generation import Decoding
+from probe.analysis.continuation import Decoding
 from probe.analysis.options import Progress
 from probe.errors import UnknownNameError, UsageError
 

@@ -147,7 +147,8 @@ def _vocabulary(feeds: Sequence[Feed], what: str) -> Tensor:
         raise InterventionError(
             f"{what} was asked; the reference has no token ids: give over= with input_ids"
         )
-    return torch.unique(torch.cat(ids).long())
+    known: Tensor = torch.unique(torch.cat(ids).long())
+    return known
 
 
 def mean_by_token(

@@ -98,6 +98,10 @@ class KeepRows:
 
         return watch_stream(model, "resid_post" if self.node == "resid_post" else "resid_pre", see)
 
+    def kept(self) -> Mapping[Layer, KeptRows]:
+        """What was kept of every layer."""
+        return {key: rows.kept() for key, rows in self.layers.items()}
+
     def _keep(self, call: AttentionCall, heads: tuple[int, ...], value: Tensor) -> None:
         key = (call.place.module, call.place.layer)
         if key not in self.layers:
@@ -117,7 +121,7 @@ def keep_rows(
     run_feeds(loaded, feeds, Session(loaded.model, (keep,)), what)
     if not keep.layers:
         raise InterventionError(f"{what} was asked; its runs passed through none of its layers: give others")
-    return {key: rows.kept() for key, rows in keep.layers.items()}
+    return keep.kept()
 
 
 def kept_at(kept: Mapping[Layer, KeptRows], call: AttentionCall, what: str) -> KeptRows:

@@ -1,5 +1,6 @@
 """Every intervention that edits attention, as it is called and as a formula of dense attention."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class Case:
     rows: Rows | None = None
     phase: str = "both"
     own: bool = False  # looks at the query's own position: not for cross-attention
+    spans: bool = False  # means named spans
     text: bool = True  # means tokens of the prompt: not for towers that read no text
 
     def fits(self, tower: str) -> bool:
@@ -77,9 +79,47 @@ def _linear(one: Dense) -> Dense:
     return one.with_pattern(weights / weights.sum(-1, keepdim=True).clamp_min(1e-300))
 
 
-def _behind(one: Dense) -> Tensor:
-    layout = one.call.layout
-    return layout.query_pos[:, None, :, None] - layout.key_pos[:, None, None, :]
+def _between(one: Dense, queries: str, keys: str) -> Tensor:
+    """Pairs from a span's queries to a span's keys, ``[B, 1, Q, K]``."""
+    (start, stop), place = SPANS[queries], one.keys_in(*SPANS[keys])
+    return (one.i >= start) & (one.i < stop) & place
+
+
+def _isolated(one: Dense) -> Dense:
+    gap = one.i - one.j
+    far = _between(one, "b", "b") & ((gap < 0) | (gap >= 2))
+    return one.with_scores(one.s.masked_fill(far, -torch.inf))
+
+
+def _graph(one: Dense) -> Dense:
+    """The one edge is c→a: of the segments, a sees itself, b itself, and c itself and a."""
+    cut = _between(one, "a", "b") | _between(one, "a", "c") | _between(one, "b", "a")
+    cut = cut | _between(one, "b", "c") | _between(one, "c", "b")
+    return one.with_scores(one.s.masked_fill(cut, -torch.inf))
+
+
+def _windowed(one: Dense) -> Dense:
+    kept = ((one.i - one.j).abs() < 3) | (one.j == 0)
+    return one.with_scores(one.s.masked_fill(~kept, -torch.inf))
+
+
+def _top_keys(one: Dense) -> Dense:
+    least = one.s.topk(min(3, one.s.shape[-1]), dim=-1).values[..., -1:]
+    return one.with_scores(one.s.masked_fill(one.s < least, -torch.inf))
+
+
+def _local(one: Dense) -> Dense:
+    return one.with_scores(one.s.masked_fill((one.i - one.j).abs() >= 3, -torch.inf))
+
+
+def _sharper(one: Dense) -> Dense:
+    n = one.seen.sum(-1, keepdim=True).clamp_min(1).double()
+    return one.with_scores(one.s * (1 + math.exp(-math.exp(0.5)) * n.log()))
+
+
+def _boosted(one: Dense) -> Dense:
+    raised = one.s + 0.7 * one.s.abs()
+    return one.with_scores(torch.where(one.keys_in(1, 4) & one.s.isfinite(), raised, one.s))
 
 
 CASES: tuple[Case, ...] = (
@@ -90,5 +130,36 @@ CASES: tuple[Case, ...] = (
         lambda h, w: of.knockout("all", (1, 4), h, **w),
         lambda one: one.with_scores(one.s.masked_fill(one.keys_in(1, 4), -torch.inf)),
     ),
+    Case(
+        "drop",
+        lambda h, w: of.drop("all", (1, 4), h, **w),
+        lambda one: one.with_pattern(one.p.masked_fill(one.keys_in(1, 4), 0.0), 1.0),
+    ),
+    Case("uniform_past", lambda h, w: of.uniform_past(h, **w), _uniform, text=False),
+    Case("uniform_cached", lambda h, w: of.uniform_cached(h), _cached, phase="decode"),
+    Case("to_bos", lambda h, w: of.to_bos(h, **w), _first, text=False),
+    Case(
+        "to_identity",
+        lambda h, w: of.to_identity(0.3, h, **w),
+        lambda one: one.with_pattern(0.7 * one.p + 0.3 * _own(one), 0.7),
+        own=True,
+        text=False,
+    ),
+    Case("boost", lambda h, w: of.boost((1, 4), 0.7, h, **w), _boosted, rows=last_row),
+    Case(
+        "temperature",
+        lambda h, w: of.temperature(1.7, h, **w),
+        lambda one: one.with_scores(one.s * 1.7),
+        text=False,
+    ),
+    Case(
+        "temperature by position", lambda h, w: of.temperature(None, h, beta=0.5, **w), _sharper, text=False
+    ),
+    Case("isolate", lambda h, w: of.isolate((3, 6), 2, h, **w), _isolated, own=True),
+    Case("segment_graph", lambda h, w: of.segment_graph("c>a+b", h, **w), _graph, own=True, spans=True),
+    Case("pattern sink+window", lambda h, w: of.pattern("sink=1+window=3", h, **w), _windowed, own=True),
+    Case("pattern topk", lambda h, w: of.pattern("topk=3", h, **w), _top_keys, text=False),
+    Case("graft local", lambda h, w: of.graft("local", 3, h, **w), _local, own=True),
+    Case("graft linear", lambda h, w: of.graft("linear", None, h, **w), _linear, text=False),
 )
 BY_NAME = {case.name: case for case in CASES}

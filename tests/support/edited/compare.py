@@ -32,7 +32,12 @@ def tower_of(subject: Subject) -> str:
 def applicable(subject: Subject) -> list[Case]:
     """The cases that mean something for a subject."""
     decodes = subject.generate or subject.cache
-    return [case for case in CASES if case.fits(tower_of(subject)) and (case.phase == "both" or decodes)]
+    named = subject.kind in ("decoder", "encoder")
+    return [
+        case
+        for case in CASES
+        if case.fits(tower_of(subject)) and (case.phase == "both" or decodes) and (named or not case.spans)
+    ]
 
 
 def compare(subject: Subject, name: str, way: str) -> Compared:
@@ -42,7 +47,7 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
     layer, n_heads = _last_layer(subject.name)
     tower = tower_of(subject)
     heads = tuple(range(0, n_heads, 2))
-    spans = _spans(inputs, subject)
+    spans = _spans(inputs, subject) if case.spans else []
     ours, theirs, plain = Tally(), Tally(), Tally()
     where = {} if case.phase == "both" else {"phase": case.phase}
     edit = case.make(named(tower, layer, heads), where)
@@ -63,13 +68,17 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
 
 @cache
 def _last_layer(name: str) -> tuple[int, int]:
-    """The last layer of the edited tower that is seen, and its number of heads."""
+    """The last layer of the edited tower that is seen, and its number of heads.
+
+    Layers that share their keys are given the last query alone when text is generated: then it is the first layer.
+    """
     subject = SUBJECTS[name]
     model, tally = subject.model(), Tally()
     with torch.no_grad(), Session(model, [tally], mode="fused"):
         model(**subject.inputs(model, 1, 12))
     rows = [row for row in tally.rows if row.tower == tower_of(subject)]
-    return rows[-1].layer, int(rows[-1].values["entropy"].shape[1])
+    row = rows[0 if "kv sharing" in subject.features else -1]
+    return row.layer, int(row.values["entropy"].shape[1])
 
 
 def _spans(inputs: Inputs, subject: Subject) -> list[dict[str, Tensor]]:

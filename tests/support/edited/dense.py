@@ -25,7 +25,7 @@ class Dense:
 
     call: AttentionCall
     s: Tensor  # [B, H, Q, K], -inf where hidden
-    seen: Tensor  # bool [B, 1, Q, K]
+    seen: Tensor  # bool [B, H, Q, K]: what mask, padding and a bias of -inf leave
     sink_logit: Tensor | None  # [B, H, Q]
     p: Tensor
     sink: Tensor | None  # [B, H, Q]
@@ -44,7 +44,7 @@ class Dense:
             logit = (sinks[None, :, None] if sinks.ndim == 1 else sinks).expand(s.shape[:3])
         v = scores.value.double()
         v = v.repeat_interleave(s.shape[1] // v.shape[1], dim=1)
-        bare = Dense(call, s, seen[:, None], logit, s, logit, v, s)
+        bare = Dense(call, s, s.isfinite(), logit, s, logit, v, s)
         return bare.with_scores(s)
 
     def with_scores(self, s: Tensor) -> "Dense":

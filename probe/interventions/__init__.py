@@ -10,6 +10,7 @@ from probe.interventions.bidirectional_segments import bidirectional_segments
 from probe.interventions.boost import boost
 from probe.interventions.drop import drop
 from probe.interventions.graft import graft
+from probe.interventions.guidance import guidance
 from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
 from probe.interventions.making import make
@@ -49,6 +50,7 @@ __all__ = [
     "boost",
     "drop",
     "graft",
+    "guidance",
     "isolate",
     "knockout",
     "make",

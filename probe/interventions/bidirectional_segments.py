@@ -1,7 +1,7 @@
 """Documents that see one another both ways: the first half of position-invariant inference (PINE)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Unpack
 
 from probe_kernels.mask import Predicate, Span, Tile
@@ -9,7 +9,7 @@ from probe_kernels.types import Edits
 from torch import Tensor
 
 from probe.errors import InterventionError
-from probe.interventions.blocks import Memo, memo, names_of, require_blocks
+from probe.interventions.blocks import Memo, names_of, require_blocks
 from probe.interventions.target import Region, Target, name_of
 from probe.interventions.widening import Wider, rehide, widen
 from probe.models import LoadedModel
@@ -30,7 +30,7 @@ class BidirectionalSegments:
 
     target: Target
     spans: tuple[str, ...]
-    memo: Memo = memo()
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -92,8 +92,8 @@ def require_whole(present: Tensor, total: Tensor, what: str) -> None:
     """Raise `InterventionError` where a forward brings a part of a prompt's documents only."""
     if bool(((present > 0) & (present < total)).any()):
         raise InterventionError(
-            f"{what} was asked; a forward brought {int(present.max())} of the {int(total.max())} tokens of the documents, "
-            "and those that came before could no longer see the rest: give prompts in one piece"
+            f"{what} was asked; a forward brought {int(present.max())} of the {int(total.max())} tokens of the "
+            "documents, and those that came before could no longer see the rest: give prompts in one piece"
         )
 
 
@@ -105,8 +105,8 @@ def _among(query: Tensor, key: Tensor, call: AttentionCall, what: str) -> Predic
     strange = [one.name for one in rules if not one.name.startswith(_EXCHANGEABLE)]
     if strange:
         raise InterventionError(
-            f"{what} was asked of {call.place.module}; its mask has the rule {strange[0]!r}, whose opposite direction is "
-            "not known: leave this layer out"
+            f"{what} was asked of {call.place.module}; its mask has the rule {strange[0]!r}, whose opposite "
+            "direction is not known: leave this layer out"
         )
     lo, hi = _extent(layout.query_pos, query), _extent(layout.key_pos, key)
 

@@ -1,7 +1,8 @@
 """Documents that stand side by side in a prompt: named spans as adjacent blocks between a prefix and a suffix."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -59,18 +60,34 @@ class Memo:
 
     spans: tuple[Any, ...] | None = None
     blocks: Blocks | None = None
+    rank: Tensor | None = None
 
     def of(self, batch: Batch, names: Sequence[str], device: torch.device) -> Blocks:
         """The blocks of a batch; see `blocks_of`."""
         if self.blocks is None or self.spans is not batch.spans or self.blocks.start.device != device:
-            self.spans, self.blocks = batch.spans, blocks_of(batch, names, device)
+            self.spans, self.blocks, self.rank = batch.spans, blocks_of(batch, names, device), None
         return self.blocks
 
+    def ranks(self, batch: Batch, blocks: Blocks) -> Int[Tensor, "batch block"]:
+        """A rank of each of `blocks`, which were asked for before, that depends on its tokens alone.
 
-def memo() -> Memo:
-    """A field of a frozen dataclass that is no part of what it says."""
-    made: Memo = field(default_factory=Memo, compare=False, repr=False)
-    return made
+        Their order in the prompt where tokens are not known (embeddings were given).
+        """
+        if self.rank is None:
+            self.rank = _ranks(batch, blocks)
+        return self.rank
+
+
+def _ranks(batch: Batch, blocks: Blocks) -> Tensor:
+    made = []
+    for row, places in enumerate(zip(blocks.start.tolist(), blocks.length.tolist(), strict=True)):
+        own = [] if batch.tokens is None else batch.tokens[row].tolist()
+        if batch.real is not None:
+            own = [token for token, real in zip(own, batch.real[row].tolist(), strict=False) if real]
+        texts = [(own[at : at + n], number) for number, (at, n) in enumerate(zip(*places, strict=True))]
+        rank = {number: place for place, (_, number) in enumerate(sorted(texts))}
+        made.append([rank[number] for number in range(len(texts))])
+    return torch.tensor(made, device=blocks.start.device)
 
 
 def names_of(spans: str | Iterable[str]) -> tuple[str, ...]:
@@ -130,11 +147,11 @@ def ranges(known: Mapping[str, Any], names: Sequence[str], who: str) -> list[Ran
         raise InputError(
             f"{who} was given {len(placed)} document ({', '.join(chosen)}); name two or more, or there is no order"
         )
-    for ((_, stop), one), ((start, _), other) in zip(placed, placed[1:], strict=False):
+    for ((_, stop), one), ((start, _), other) in pairwise(placed):
         if start != stop:
             raise InputError(
-                f"the spans {one!r} and {other!r} of {who} {'overlap' if start < stop else 'leave a gap'}: the first ends "
-                f"before token {stop}, the second starts at token {start}; documents must stand side by side, "
+                f"the spans {one!r} and {other!r} of {who} {'overlap' if start < stop else 'leave a gap'}: the first "
+                f"ends before token {stop}, the second starts at token {start}; documents must stand side by side, "
                 "separators belong to one of them"
             )
     return [place for place, _ in placed]

@@ -9,7 +9,7 @@ from probe_kernels.mask import Mask, Tile, rule
 from torch import Tensor
 
 from probe.errors import InterventionError
-from probe.interventions.blocks import Memo, memo, names_of, require_blocks
+from probe.interventions.blocks import Memo, names_of, require_blocks
 from probe.interventions.order_free import require_order_free
 from probe.interventions.positions import placed, require_positions
 from probe.interventions.target import Target, name_of
@@ -30,7 +30,7 @@ class SetBased:
 
     target: Target
     spans: tuple[str, ...]
-    memo: Memo = memo()
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
     cut: set[str] = field(
         default_factory=set, compare=False, repr=False
     )  # layers whose window hides documents

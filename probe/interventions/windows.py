@@ -1,4 +1,4 @@
-"""Where a sliding window, or a cache that slides, hides parts of documents: what is then left depends on their order."""
+"""Where a sliding window, or a cache that slides, hides parts of documents, so that order matters again."""
 
 from collections.abc import Iterable
 
@@ -24,5 +24,6 @@ def note(name: str, layers: Iterable[str]) -> list[str]:
         return []
     shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     return [
-        f"{name}: a sliding window hides parts of the documents in {shown}; there the order of the documents still matters"
+        f"{name}: a sliding window hides parts of the documents in {shown}; "
+        "there the order of the documents still matters"
     ]

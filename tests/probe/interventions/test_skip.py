@@ -9,6 +9,7 @@ from subjects.state import state
 
 import probe
 from probe.errors import InterventionError, UnknownNameError, UsageError
+from probe.interventions import make
 from probe.interventions.redundancy import least, spaced
 from probe.interventions.skip_layer import skip_layer
 from probe.interventions.skip_module import skip_module
@@ -217,9 +218,9 @@ def test_what_cannot_be_skipped_is_refused_by_name():
     for wrong in ({}, {"n": 0}, {"n": True}, {"layers": [0], "alpha": -1.0}, {"n": 1, "rule": "voids"}):
         with pytest.raises(UsageError):
             skip_layer(**wrong)
-    for wrong in ({"kind": "norm", "n": 1}, {"rule": "voids", "n": 1}, {}):
+    for spec in ("skip_module:kind=norm,n=1", "skip_module:rule=voids,n=1", "skip_module:kind=mlp"):
         with pytest.raises(UsageError):
-            skip_module(**wrong)
+            make(spec)
 
 
 def test_the_model_is_left_as_it_was():

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from edited.dense import Dense, Formula, Part, Rows
-from torch import Tensor
+from edited.dense import Dense, Formula, Part, Rows, densely
+from probe_kernels.types import Want
+from torch import Tensor, nn
 
 from probe import interventions as of
 from probe.terms import HeadId
@@ -16,15 +18,29 @@ SPANS = {"a": (1, 3), "b": (3, 6), "c": (6, 8)}  # real tokens; every prompt of 
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model, and inputs that an intervention may learn from."""
+
+    model: nn.Module
+    over: list[Any]
+
+
+@dataclass(frozen=True)
 class Case:
     """`make(heads, where)` is the intervention, `formula` what it must do at those heads (and `rows`)."""
 
     name: str
     make: Callable[[list[str], dict[str, Any]], Any]
-    formula: Formula
+    formula: Formula | None = None
+    by_heads: Callable[[Dense, list[int]], Dense] | None = (
+        None  # a formula in which chosen heads look at each other
+    )
+    learned: Callable[[Model, Part], Formula] | None = None  # a formula that needs another run of the model
+    over: bool = False  # `make` is given reference inputs under the key "over"
     rows: Rows | None = None
     phase: str = "both"
     own: bool = False  # looks at the query's own position: not for cross-attention
+    several: bool = False  # needs two heads or more
     spans: bool = False  # means named spans
     text: bool = True  # means tokens of the prompt: not for towers that read no text
 
@@ -38,6 +54,17 @@ class Case:
 def part_of(case: Case, tower: str, layer: int, heads: tuple[int, ...]) -> Part:
     """Where the formula holds."""
     return Part(tower, layer, heads, case.phase, case.rows)
+
+
+def formula_of(case: Case, part: Part, model: nn.Module, over: list[Any]) -> Formula:
+    """What must happen in that part of that model."""
+    if case.learned is not None:
+        return case.learned(Model(model, over), part)
+    if case.by_heads is not None:
+        return partial(case.by_heads, heads=list(part.heads))
+    if case.formula is None:
+        raise ValueError(f"{case.name} has no formula")
+    return case.formula
 
 
 def named(tower: str, layer: int, heads: tuple[int, ...]) -> list[str]:
@@ -122,6 +149,55 @@ def _boosted(one: Dense) -> Dense:
     return one.with_scores(torch.where(one.keys_in(1, 4) & one.s.isfinite(), raised, one.s))
 
 
+def _moved(one: Dense) -> Dense:
+    source, target = one.keys_in(1, 3), one.keys_in(3, 6)
+    here, there = (one.p * source).sum(-1, keepdim=True), (one.p * target).sum(-1, keepdim=True)
+    gain = torch.where(there > 0, 0.6 * here / there, 0.0)
+    p = one.p * (1 - 0.6 * source * (there > 0)) + one.p * target * gain
+    return one.with_pattern(p, 1.0)
+
+
+def _largest(size: Tensor, heads: list[int]) -> Tensor:
+    """1 at the largest of the chosen heads, 0 at the others of them, 1 elsewhere; `size` is ``[B, H, Q]``."""
+    gate = torch.ones_like(size)
+    best = size[:, heads].argmax(1, keepdim=True)
+    gate[:, heads] = torch.zeros_like(size[:, heads]).scatter(1, best, 1.0)
+    return gate
+
+
+def _by_query(one: Dense, heads: list[int]) -> Dense:
+    return one.with_z(one.z * _largest(one.call.scores.query.double().norm(dim=-1), heads)[..., None])
+
+
+def _by_z(one: Dense, heads: list[int]) -> Dense:
+    return one.with_z(one.z * _largest(one.z.norm(dim=-1), heads)[..., None])
+
+
+class _Mean:
+    """Mean z of one layer over real rows."""
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.total, self.count = part, 0.0, 0
+
+    def want(self, call: Any) -> Want:
+        return Want(z=True)
+
+    def update(self, call: Any, attended: Any) -> None:
+        if self.part.holds(call):
+            real = call.query_real[:, None, :, None]
+            self.total = self.total + (attended.z.double() * real).sum((0, 2))
+            self.count += int(call.query_real.sum())
+
+
+def _mean(model: Model, part: Part) -> Formula:
+    seen = _Mean(part)
+    with torch.no_grad(), densely(model.model, lambda one: one, [], [seen]):
+        for inputs in model.over:
+            model.model(**inputs)
+    mean = (seen.total / seen.count)[None, :, None, :]
+    return lambda one: one.with_z(mean)
+
+
 CASES: tuple[Case, ...] = (
     Case("zero", lambda h, w: of.zero(h, **w), lambda one: one.with_z(torch.zeros_like(one.z)), text=False),
     Case("scale", lambda h, w: of.scale(h, -1.5, **w), lambda one: one.with_z(one.z * -1.5), text=False),
@@ -161,5 +237,23 @@ CASES: tuple[Case, ...] = (
     Case("pattern topk", lambda h, w: of.pattern("topk=3", h, **w), _top_keys, text=False),
     Case("graft local", lambda h, w: of.graft("local", 3, h, **w), _local, own=True),
     Case("graft linear", lambda h, w: of.graft("linear", None, h, **w), _linear, text=False),
+    Case("redistribute", lambda h, w: of.redistribute((1, 3), (3, 6), 0.6, heads=h, **w), _moved),
+    Case(
+        "reweight",
+        lambda h, w: of.reweight(dict.fromkeys(h, 0.5), **w),
+        lambda one: one.with_z(one.z * 0.5),
+        text=False,
+    ),
+    Case(
+        "reweight by query norm",
+        lambda h, w: of.reweight(by="query_norm", keep=1, heads=h, **w),
+        by_heads=_by_query,
+        several=True,
+        text=False,
+    ),
+    Case(
+        "top_heads", lambda h, w: of.top_heads(1, "z_norm", h, **w), by_heads=_by_z, several=True, text=False
+    ),
+    Case("mean", lambda h, w: of.mean(h, **w), learned=_mean, over=True, text=False),
 )
 BY_NAME = {case.name: case for case in CASES}

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
-from edited.cases import BY_NAME, CASES, SPANS, Case, named, part_of
+from edited.cases import BY_NAME, CASES, SPANS, Case, formula_of, named, part_of
 from edited.dense import densely
 from edited.ways import outputs, padded, worst
 from subjects.catalogue import SUBJECTS
@@ -12,6 +13,7 @@ from subjects.measure import STATISTICS, Row, Tally
 from subjects.subject import Inputs, Subject
 from torch import Tensor
 
+from probe.models import LoadedModel, ModelSource
 from probe.seam.session import Session
 
 
@@ -33,10 +35,14 @@ def applicable(subject: Subject) -> list[Case]:
     """The cases that mean something for a subject."""
     decodes = subject.generate or subject.cache
     named = subject.kind in ("decoder", "encoder")
+    several = _last_layer(subject.name)[1] > 2
     return [
         case
         for case in CASES
-        if case.fits(tower_of(subject)) and (case.phase == "both" or decodes) and (named or not case.spans)
+        if case.fits(tower_of(subject))
+        and (case.phase == "both" or decodes)
+        and (named or not case.spans)
+        and (several or not case.several)
     ]
 
 
@@ -49,13 +55,17 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
     heads = tuple(range(0, n_heads, 2))
     spans = _spans(inputs, subject) if case.spans else []
     ours, theirs, plain = Tally(), Tally(), Tally()
-    where = {} if case.phase == "both" else {"phase": case.phase}
-    edit = case.make(named(tower, layer, heads), where)
+    over = [subject.inputs(model, 1, 9)] if case.over else []
+    where: dict[str, Any] = {} if case.phase == "both" else {"phase": case.phase}
+    edit = case.make(named(tower, layer, heads), {**where, "over": over} if over else where)
+    if hasattr(edit, "prepare"):
+        edit = edit.prepare(LoadedModel(model, None, subject.name, ModelSource("given")), None)
     with Session(model, [ours], [edit]) as session:
         found = outputs(model, subject, inputs, way, session, spans)
         if not session.effects.get(0):
             raise ValueError(f"{name} took no effect on {subject.name}")
-    with densely(model, case.formula, [part_of(case, tower, layer, heads)], [theirs]) as session:
+    part = part_of(case, tower, layer, heads)
+    with densely(model, formula_of(case, part, model, over), [part], [theirs]) as session:
         expected = outputs(model, subject, inputs, way, session, spans)
     with Session(model, [plain], mode="fused") as session:
         before = outputs(model, subject, inputs, way, session, spans)

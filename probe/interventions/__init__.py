@@ -21,6 +21,7 @@ from probe.interventions.position_by_importance import position_by_importance
 from probe.interventions.recording import Recording, recording
 from probe.interventions.redistribute import redistribute
 from probe.interventions.resample import resample
+from probe.interventions.reinforce import reinforce
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
@@ -62,6 +63,7 @@ __all__ = [
     "recording",
     "redistribute",
     "resample",
+    "reinforce",
     "reweight",
     "scale",
     "segment_graph",

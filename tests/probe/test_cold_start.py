@@ -17,7 +17,8 @@ def _imported(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["analyze", "--help"], ["show", "--help"], ["--version"], []]
+    "arguments",
+    [["--help"], ["analyze", "--help"], ["ablate", "--help"], ["show", "--help"], ["--version"], []],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """``probe --help`` answers before torch could be found."""

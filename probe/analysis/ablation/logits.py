@@ -8,7 +8,7 @@ for every chunk with ``logits_to_keep``; and where a model has no such keyword, 
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ Keep = int | Tensor | None
 Forward = Callable[[Keep], Any]  # what ``logits_to_keep`` shall be (None: not passed) -> the model's output
 
 
+@runtime_checkable
 class Logits(Protocol):
     """Logits of one forward over a batch."""
 

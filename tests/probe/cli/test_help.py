@@ -8,7 +8,7 @@ from syrupy.assertion import SnapshotAssertion
 from probe.cli import extensions, main
 
 
-@pytest.mark.parametrize("command", ["", "analyze", "show", "metrics", "fetch"])
+@pytest.mark.parametrize("command", ["", "analyze", "ablate", "generate", "show", "metrics", "fetch"])
 def test_help(
     command: str,
     snapshot: SnapshotAssertion,

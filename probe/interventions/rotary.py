@@ -4,6 +4,7 @@ Nothing is read from names: every table of frequencies in the model is tried, in
 turns each layer's keys at positions p into its keys at positions p + 5 is taken; where none does, the model is refused.
 """
 
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ _SHIFT = 5
 # Largest error of a turned key over the largest key, by what the model computes in.
 _SAME = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _CHANGING = ("dynamic", "longrope")  # frequencies that depend on how long the text has become
+
+Rotations = Mapping[str, "Rotation | None"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,22 @@ class Rotation:
         return torch.cat([head, turned, tail], dim=-1)
 
 
-def rotations(network: nn.Module, what: str) -> Mapping[str, Rotation | None]:
+_proven: "weakref.WeakKeyDictionary[nn.Module, tuple[torch.dtype, Rotations]]" = weakref.WeakKeyDictionary()
+
+
+def rotations(network: nn.Module, what: str) -> Rotations:
     """Each decoder layer's rotation by the name of its attention module; None for a layer without positions.
 
-    Three short forwards. `what` is who asks.
+    Two short forwards, once per model. `what` is who asks.
 
     Raises:
         InterventionError: a layer whose queries and keys no rotary embedding of the model explains (learned positions,
             a bias by distance, positions of several axes), or frequencies that change with the length of the text.
     """
+    dtype = next(network.parameters()).dtype
+    known = _proven.get(network)
+    if known is not None and known[0] == dtype:
+        return known[1]
     require_positions(network, what)
     require_unobserved(network, what)
     near, far = _seen_at(network, 2), _seen_at(network, 2 + _SHIFT)

@@ -14,7 +14,7 @@ from probe.errors import InterventionError, UsageError
 from probe.interventions.editing import edit_z
 from probe.interventions.head_norms import largest, query_norms, z_norms
 from probe.interventions.target import Target, Where, name_of
-from probe.interventions.write_norms import Factor, few_tokens, write_factors, write_norms
+from probe.interventions.write_norms import Factor, write_factors, write_norms
 from probe.models import LoadedModel
 from probe.prompts import Prompt
 from probe.seam.call import AttentionCall, Place
@@ -65,8 +65,7 @@ class TopHeads:
         wanted = [name for name, place in places(loaded.model).items() if self.target.covers(place)]
         _require_text(loaded.model, self.name)
         tokens = prompts[0].tokens[:_PROBE_TOKENS] if prompts else tuple(range(_PROBE_TOKENS))
-        inputs = few_tokens(loaded.model, tokens)
-        return replace(self, factors=write_factors(loaded.model, inputs, wanted, self.name))
+        return replace(self, factors=write_factors(loaded, tokens, wanted, self.name))
 
     def attended(self, call: AttentionCall, attended: Attended) -> Attended:
         """The result with the smaller heads of every token silenced."""

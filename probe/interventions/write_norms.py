@@ -1,8 +1,6 @@
 """How much each head writes into the residual stream, ‖W_O z‖, without making what it writes."""
 
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -10,6 +8,8 @@ from probe_kernels.types import Attended, Want
 from torch import Tensor, nn
 
 from probe.errors import CaptureError, InterventionError
+from probe.interventions.feeds import feeds_of, run_feeds
+from probe.models import LoadedModel
 from probe.seam.call import AttentionCall
 from probe.seam.projection import Projection, ProjectionWatch, head_slices, matrix
 from probe.seam.session import Session
@@ -20,20 +20,21 @@ _PLAIN = "choose by z_norm, which every model has"
 
 
 def write_factors(
-    model: nn.Module, inputs: Mapping[str, Any], wanted: Sequence[str], asked: str
+    loaded: LoadedModel, tokens: Sequence[int], wanted: Sequence[str], asked: str
 ) -> dict[str, Factor]:
     """Per attention module and head the triangular R with ‖z R‖ = ‖z W_O[h]‖: the QR factor of W_O[h] transposed.
 
-    W_O is found by what it is given, in one forward on `inputs`.
+    W_O is found by what it is given, in one forward on `tokens`.
 
     Raises:
         InterventionError: `asked` cannot be done: no output projection was found in a wanted layer, or the model
             changes z before it.
+        UsageError: the model is being observed or edited already.
     """
-    finder = _Finder(model, list(wanted))
+    feeds = feeds_of([torch.tensor(list(tokens))], loaded, asked)
+    finder = _Finder(loaded.model, list(wanted))
     try:
-        with Session(model, (finder,), mode="shadow"), torch.no_grad():
-            model(**inputs)
+        run_feeds(loaded, feeds, Session(loaded.model, (finder,), mode="shadow"), asked)
     except CaptureError as error:
         raise InterventionError(f"{asked} was asked; {error}: {_PLAIN}") from error
     finally:
@@ -94,12 +95,3 @@ def _factor(projection: Projection) -> Factor:
         slices = head_slices(projection.n_heads, projection.d_head)
         parts = [torch.linalg.qr(wide[part].T, mode="r").R.T for part in slices]
     return torch.stack(parts)
-
-
-def few_tokens(model: nn.Module, tokens: Sequence[int]) -> dict[str, Any]:
-    """One short row as the model's forward takes it."""
-    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)
-    made: dict[str, Any] = {"input_ids": ids}
-    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        made["decoder_input_ids"] = ids
-    return made

@@ -10,6 +10,7 @@ from probe.cli.analyze import analyze
 from probe.cli.extensions import Commands
 from probe.cli.fetch import fetch
 from probe.cli.generate import generate
+from probe.cli.interventions import interventions
 from probe.cli.metrics import metrics
 from probe.cli.outcome import Runnable
 from probe.cli.show import show
@@ -41,6 +42,6 @@ def command() -> Runnable:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for function in (analyze, ablate, generate, show, metrics, fetch):
+    for function in (analyze, ablate, generate, show, metrics, interventions, fetch):
         app.command()(function)
     return typer.main.get_command(app)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Unpack
 
+import torch
 from probe_kernels.types import Edits
 from torch import Tensor
 
@@ -19,8 +20,9 @@ from probe.terms import HeadId
 class ToIdentity:
     """p := (1 - u)·p + u at the key of the query's own position, so that z becomes (1 - u)·z + u·v_i.
 
-    A learned sink's mass is scaled by 1 - u, so that rows keep their sum with it. Paper: SoftPAG (HeadHunter,
-    arXiv:2506.10978); u = 1 is perturbed attention guidance (arXiv:2403.17377).
+    A row whose own key is hidden from it (padding, keys chosen by an indexer) stays as it is. A learned sink's mass is
+    scaled by 1 - u, so that rows keep their sum with it. Paper: SoftPAG (HeadHunter, arXiv:2506.10978); u = 1 is
+    perturbed attention guidance (arXiv:2403.17377).
     """
 
     target: Target
@@ -48,7 +50,8 @@ class ToIdentity:
 
         def mix(p: Tensor, rows: slice, keys: slice) -> Tensor:
             own = (of[:, None, keys] == at[:, rows, None]) & visible(call, rows, keys)
-            return (1 - self.u) * p + self.u * own[:, None].to(p.dtype)
+            mixed = (1 - self.u) * p + self.u * own[:, None].to(p.dtype)
+            return torch.where(own.any(-1)[:, None, :, None], mixed, p)
 
         return edit_probs(self.target, call, mix, sink=1 - self.u)
 

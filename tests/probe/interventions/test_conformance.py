@@ -4,6 +4,9 @@ Pairwise: every subject takes some interventions in some ways, so that every int
 family. The full product is ``python docs/interventions.py``, which writes docs/interventions.md.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 from edited.cases import CASES
 from edited.compare import applicable, compare
@@ -13,21 +16,30 @@ from subjects.subject import Subject
 
 LOGITS = 1e-4
 STATISTICS = 5e-6
-EACH = 3  # (intervention, way) pairs per subject
+EACH = 2  # (intervention, way) pairs per subject
 
 SEEN = [subject for subject in SUBJECTS.values() if not subject.bypass]
 
 
-def _pairs(number: int, subject: Subject) -> list[tuple[str, str]]:
-    cases, ways = applicable(subject), ways_of(subject)
-    start = number * EACH
-    return [
-        (cases[n % len(cases)].name, ways[(n + n // len(cases)) % len(ways)])
-        for n in range(start, start + EACH)
-    ]
+def _pairs() -> Iterator[tuple[Subject, str, str]]:
+    """For every subject the pairs that were met least so far, so that all of them are met."""
+    met: Counter[tuple[str, str]] = Counter()
+    cases: Counter[str] = Counter()
+    for subject in SEEN:
+        able = [
+            (case.name, way)
+            for case in applicable(subject)
+            for way in ways_of(subject)
+            if case.phase == "both" or way != "forward"
+        ]
+        for _ in range(EACH):
+            name, way = min(able, key=lambda pair: (met[pair], cases[pair[0]]))
+            met[name, way] += 1
+            cases[name] += 1
+            yield subject, name, way
 
 
-PAIRS = [(subject, *pair) for number, subject in enumerate(SEEN) for pair in _pairs(number, subject)]
+PAIRS = list(_pairs())
 
 
 @pytest.mark.parametrize(("subject", "name", "way"), PAIRS, ids=str)

@@ -12,6 +12,8 @@ from probe_kernels.types import Want
 from torch import Tensor, nn
 
 from probe import interventions as of
+from probe.seam.places import places
+from probe.seam.recorded import blocks
 from probe.terms import HeadId
 
 SPANS = {"a": (1, 3), "b": (3, 6), "c": (6, 8)}  # real tokens; every prompt of the subjects is longer
@@ -36,11 +38,13 @@ class Case:
         None  # a formula in which chosen heads look at each other
     )
     learned: Callable[[Model, Part], Formula] | None = None  # a formula that needs another run of the model
+    by_hand: Callable[[nn.Module, Part], list[Any]] | None = None  # hooks on modules instead of a formula
     over: bool = False  # `make` is given reference inputs under the key "over"
     rows: Rows | None = None
     phase: str = "both"
     own: bool = False  # looks at the query's own position: not for cross-attention
     several: bool = False  # needs two heads or more
+    norms: bool = False  # compares query norms: not where a norm of q makes them all alike
     spans: bool = False  # means named spans
     text: bool = True  # means tokens of the prompt: not for towers that read no text
 
@@ -62,9 +66,7 @@ def formula_of(case: Case, part: Part, model: nn.Module, over: list[Any]) -> For
         return case.learned(Model(model, over), part)
     if case.by_heads is not None:
         return partial(case.by_heads, heads=list(part.heads))
-    if case.formula is None:
-        raise ValueError(f"{case.name} has no formula")
-    return case.formula
+    return case.formula or (lambda one: one)
 
 
 def named(tower: str, layer: int, heads: tuple[int, ...]) -> list[str]:
@@ -96,6 +98,11 @@ def _first(one: Dense) -> Dense:
 def _own(one: Dense) -> Tensor:
     layout = one.call.layout
     return (layout.query_pos[:, None, :, None] == layout.key_pos[:, None, None, :]).double()
+
+
+def _towards_own(one: Dense) -> Dense:
+    own = _own(one) * one.seen
+    return one.with_pattern(torch.where(own.any(-1, keepdim=True), 0.7 * one.p + 0.3 * own, one.p), 0.7)
 
 
 def _linear(one: Dense) -> Dense:
@@ -198,6 +205,22 @@ def _mean(model: Model, part: Part) -> Formula:
     return lambda one: one.with_z(mean)
 
 
+def _skip(model: nn.Module, part: Part) -> list[Any]:
+    """The block that holds the layer's attention returns what it was given."""
+    attention = next(
+        name
+        for name, place in places(model).items()
+        if (place.tower, place.layer) == (part.tower, part.layer)
+    )
+    block = next(one for one in blocks(model) if attention.startswith(f"{one.name}."))
+
+    def hook(_module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
+        return (given, *output[1:]) if isinstance(output, tuple) else given
+
+    return [block.module.register_forward_hook(hook, with_kwargs=True)]
+
+
 CASES: tuple[Case, ...] = (
     Case("zero", lambda h, w: of.zero(h, **w), lambda one: one.with_z(torch.zeros_like(one.z)), text=False),
     Case("scale", lambda h, w: of.scale(h, -1.5, **w), lambda one: one.with_z(one.z * -1.5), text=False),
@@ -217,7 +240,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "to_identity",
         lambda h, w: of.to_identity(0.3, h, **w),
-        lambda one: one.with_pattern(0.7 * one.p + 0.3 * _own(one), 0.7),
+        _towards_own,
         own=True,
         text=False,
     ),
@@ -249,10 +272,17 @@ CASES: tuple[Case, ...] = (
         lambda h, w: of.reweight(by="query_norm", keep=1, heads=h, **w),
         by_heads=_by_query,
         several=True,
+        norms=True,
         text=False,
     ),
     Case(
         "top_heads", lambda h, w: of.top_heads(1, "z_norm", h, **w), by_heads=_by_z, several=True, text=False
+    ),
+    Case(
+        "skip_layer",
+        lambda h, w: of.skip_layer([HeadId.parse(h[0]).layer], tower=HeadId.parse(h[0]).tower, **w),
+        by_hand=_skip,
+        text=False,
     ),
     Case("mean", lambda h, w: of.mean(h, **w), learned=_mean, over=True, text=False),
 )

@@ -8,12 +8,16 @@ import torch
 from edited.cases import BY_NAME, CASES, SPANS, Case, formula_of, named, part_of
 from edited.dense import densely
 from edited.ways import outputs, padded, worst
+from probe_kernels.types import Attended, Want
 from subjects.catalogue import SUBJECTS
 from subjects.measure import STATISTICS, Row, Tally
 from subjects.subject import Inputs, Subject
-from torch import Tensor
+from torch import Tensor, nn
 
 from probe.models import LoadedModel, ModelSource
+from probe.seam.call import AttentionCall
+from probe.seam.places import places
+from probe.seam.recorded import block_places, blocks
 from probe.seam.session import Session
 
 
@@ -43,6 +47,8 @@ def applicable(subject: Subject) -> list[Case]:
         and (case.phase == "both" or decodes)
         and (named or not case.spans)
         and (several or not case.several)
+        and (case.by_hand is None or _is_block(subject.name))
+        and (not case.norms or _told_apart(subject.name))
     ]
 
 
@@ -65,8 +71,11 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
         if not session.effects.get(0):
             raise ValueError(f"{name} took no effect on {subject.name}")
     part = part_of(case, tower, layer, heads)
-    with densely(model, formula_of(case, part, model, over), [part], [theirs]) as session:
-        expected = outputs(model, subject, inputs, way, session, spans)
+    if case.by_hand is not None:
+        expected = _by_hand(case.by_hand(model, part), theirs, (model, subject, inputs, way))
+    else:
+        with densely(model, formula_of(case, part, model, over), [part], [theirs]) as session:
+            expected = outputs(model, subject, inputs, way, session, spans)
     with Session(model, [plain], mode="fused") as session:
         before = outputs(model, subject, inputs, way, session, spans)
     return Compared(
@@ -74,6 +83,18 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
         _statistics(ours.rows, theirs.rows),
         worst(found, before, subject, inputs) > 1e-6 or _statistics(ours.rows, plain.rows) > 1e-6,
     )
+
+
+def _by_hand(
+    handles: list[Any], tally: Tally, run: tuple[nn.Module, Subject, Inputs, str]
+) -> dict[str, Tensor]:
+    """The outputs while somebody's own hooks are set."""
+    try:
+        with Session(run[0], [tally], mode="fused") as session:
+            return outputs(*run, session)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @cache
@@ -89,6 +110,40 @@ def _last_layer(name: str) -> tuple[int, int]:
     rows = [row for row in tally.rows if row.tower == tower_of(subject)]
     row = rows[0 if "kv sharing" in subject.features else -1]
     return row.layer, int(row.values["entropy"].shape[1])
+
+
+class _Norms:
+    """The smallest relative distance between query norms of two heads of one token, in one layer."""
+
+    def __init__(self, tower: str, layer: int) -> None:
+        self.where, self.least = (tower, layer), 1.0
+
+    def want(self, call: AttentionCall) -> Want:
+        return Want(z=False)
+
+    def update(self, call: AttentionCall, attended: Attended) -> None:
+        if (call.place.tower, call.place.layer) == self.where:
+            norms = call.scores.query.double().norm(dim=-1)[:, ::2].sort(dim=1).values
+            gap = (norms[:, 1:] - norms[:, :-1]) / norms[:, 1:]
+            self.least = min(self.least, float(gap.min()))
+
+
+@cache
+def _told_apart(name: str) -> bool:
+    """Whether the edited heads differ in the norm of their queries; a norm of q without weights makes them one."""
+    subject, seen = SUBJECTS[name], _Norms(tower_of(SUBJECTS[name]), _last_layer(name)[0])
+    model = subject.model()
+    with torch.no_grad(), Session(model, [seen], mode="fused"):
+        model(**subject.inputs(model, 1, 12))
+    return seen.least > 1e-5
+
+
+@cache
+def _is_block(name: str) -> bool:
+    """Whether the edited layer is one block: not where one block is entered again, or holds several layers."""
+    model, layer = SUBJECTS[name].model(), _last_layer(name)[0]
+    found = block_places(blocks(model), places(model)).values()
+    return (tower_of(SUBJECTS[name]), layer) in {(place.tower, place.layer) for place in found}
 
 
 def _spans(inputs: Inputs, subject: Subject) -> list[dict[str, Tensor]]:

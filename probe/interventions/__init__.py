@@ -9,6 +9,7 @@ from probe.interventions.base import Intervention
 from probe.interventions.bidirectional_segments import bidirectional_segments
 from probe.interventions.boost import boost
 from probe.interventions.drop import drop
+from probe.interventions.expert_off import expert_off, expert_on
 from probe.interventions.graft import graft
 from probe.interventions.guidance import guidance
 from probe.interventions.isolate import isolate
@@ -50,6 +51,8 @@ __all__ = [
     "bidirectional_segments",
     "boost",
     "drop",
+    "expert_off",
+    "expert_on",
     "graft",
     "guidance",
     "isolate",

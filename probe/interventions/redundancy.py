@@ -4,6 +4,7 @@ Similarity is LLM-Drop's (He et al. 2024, arXiv:2406.15786): S = 1 - mean over t
 float32; the layers with the smallest S go first.
 """
 
+import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,17 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from probe.errors import InterventionError, UnknownNameError, UsageError
+from probe.interventions.order_free import require_unobserved
+from probe.interventions.reference import reference
 from probe.interventions.target import Target
 from probe.models import LoadedModel
-from probe.prompts import Prompt, haystack
 from probe.seam.call import Place
 from probe.seam.places import places
 from probe.seam.points import first_tensor, hidden_input
 from probe.seam.recorded import Recorded, block_places, blocks
 
-Inputs = Sequence[Mapping[str, Tensor]]
-
-TEXTS, TOKENS = 16, 256  # of the shipped corpus, unless texts are given
+Inputs = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,6 @@ def check_asked(kind: str, layers: object, n: object) -> None:
         raise UsageError(f"{kind} was asked with n={n!r}; n is a number of layers, at least 1")
 
 
-def as_texts(over: Iterable[str | Prompt] | str | Prompt | None) -> tuple[str | Prompt, ...] | None:
-    """Calibration texts as given: one, several, or None for the shipped corpus."""
-    return (over,) if isinstance(over, str | Prompt) else None if over is None else tuple(over)
-
-
 @dataclass(frozen=True)
 class Ask:
     """What layers are asked for: those of the target, or `n` of them by a rule; a control has others."""
@@ -121,7 +116,7 @@ class Ask:
     target: Target
     n: int | None
     rule: str
-    over: tuple[str | Prompt, ...] | None
+    over: tuple[object, ...] | None
 
 
 def settle(
@@ -142,7 +137,7 @@ def settle(
             layers = spaced(layers, ask.n)
             shown = "+".join(map(str, layers))
         else:
-            scores = measure(calibration(loaded, ask.over, ask.name))
+            scores = measure([feed.inputs for feed in reference(ask.over, loaded, ask.name)])
             layers = least(scores, ask.n)
             shown = ", ".join(f"{layer} (S={scores[layer]:.3g})" for layer in layers)
         notes = (f"{ask.name} chose layers {shown}",)
@@ -150,42 +145,6 @@ def settle(
         everywhere = Blocks.of(loaded.model, replace(ask.target, layers=None), ask.name).layers(ask.name)
         layers = others(everywhere, layers, ask.target.control_seed, ask.name)
     return replace(ask.target, layers=layers, control_seed=None), notes
-
-
-def calibration(
-    loaded: LoadedModel, over: Iterable[str | Prompt] | None, name: str
-) -> list[dict[str, Tensor]]:
-    """The inputs of calibration forwards: given texts, else 16 x 256 tokens of the shipped corpus.
-
-    Raises:
-        UsageError: no text was given, or the model has no tokenizer to read it with.
-    """
-    if isinstance(over, str | Prompt):
-        over = [over]
-    given = None if over is None else list(over)
-    if given == []:
-        raise UsageError(f"{name} was asked with over=[]; give at least one text, or leave it out")
-    if (
-        getattr(loaded.model.config, "is_encoder_decoder", False)
-        or loaded.model.main_input_name != "input_ids"
-    ):
-        raise InterventionError(
-            f"{name} was asked; {loaded.name} does not read text alone, so nothing can be calibrated: name layers"
-        )
-    if loaded.tokenizer is None and (given is None or any(isinstance(one, str) for one in given)):
-        raise UsageError(
-            f"{name} was asked; {loaded.name} has no tokenizer to read texts with: give over=[Prompt, …]"
-        )
-    read = [one if isinstance(one, Prompt) else Prompt.of(one, loaded.tokenizer) for one in given or ()]
-    ids = [list(one.tokens) for one in read] or _corpus(loaded)
-    return [{"input_ids": torch.tensor([one], device=loaded.device)} for one in ids]
-
-
-def _corpus(loaded: LoadedModel) -> list[list[int]]:
-    width = min(TOKENS, loaded.max_positions or TOKENS)
-    tokens = list(Prompt.of(haystack()[: TEXTS * width * 8], loaded.tokenizer).tokens)
-    cut = [tokens[start : start + width] for start in range(0, len(tokens) - width + 1, width)]
-    return cut[:TEXTS] or [tokens]
 
 
 @dataclass
@@ -219,16 +178,22 @@ def watched(handles: Iterable[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def run(model: nn.Module, inputs: Sequence[Mapping[str, Tensor]], hooks: Callable[[], Iterable[Any]]) -> None:
-    """Run the model on every input, without gradients, with hooks on for as long as it takes."""
+def run(model: nn.Module, inputs: Inputs, hooks: Callable[[], Iterable[Any]], name: str) -> None:
+    """Run the model on every input, without gradients and caches, with hooks on for as long as it takes.
+
+    Raises:
+        InterventionError: the model is observed or edited already, so that others would see these runs.
+    """
+    require_unobserved(model, name)
+    accepts = inspect.signature(model.forward).parameters
+    frugal = {"logits_to_keep": 1, "use_cache": False}
+    more = {key: value for key, value in frugal.items() if key in accepts}
     with watched(hooks()), torch.no_grad():
         for keywords in inputs:
-            model(**keywords)
+            model(**{**more, **keywords})
 
 
-def block_distances(
-    loaded: LoadedModel, found: Blocks, inputs: Sequence[Mapping[str, Tensor]]
-) -> dict[int, float]:
+def block_distances(loaded: LoadedModel, found: Blocks, inputs: Inputs, name: str) -> dict[int, float]:
     """1 - mean cos(block in, block out) over the tokens of `inputs`, per layer."""
     cosines = Cosines()
 
@@ -246,5 +211,5 @@ def block_distances(
             for block, place in found.chosen
         ]
 
-    run(loaded.model, inputs, hooks)
+    run(loaded.model, inputs, hooks, name)
     return cosines.distance

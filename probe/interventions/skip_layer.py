@@ -8,7 +8,8 @@ from torch import Tensor
 
 from probe.errors import InterventionError, UnknownNameError, UsageError
 from probe.interventions.module_rows import ModuleWhere, acts, at_rows, require_text_rows, token_rows
-from probe.interventions.redundancy import Ask, Blocks, as_texts, block_distances, check_asked, settle
+from probe.interventions.redundancy import Ask, Blocks, block_distances, check_asked, settle
+from probe.interventions.reference import as_over, over_text
 from probe.interventions.target import Target, name_of
 from probe.interventions.voids import Voids
 from probe.models import LoadedModel
@@ -33,7 +34,7 @@ class SkipLayer:
     target: Target
     n: int | None = None
     rule: Rule = "similarity"
-    over: tuple[str | Prompt, ...] | None = None
+    over: tuple[object, ...] | None = None
     alpha: float = 0.8
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -43,7 +44,7 @@ class SkipLayer:
         if self.rule == "voids":
             return name_of("skip_layer", self.target, rule=self.rule, alpha=self.alpha)
         rule = self.rule if self.n is not None else None
-        return name_of("skip_layer", self.target, n=self.n, rule=rule)
+        return name_of("skip_layer", self.target, n=self.n, rule=rule, over=over_text(self.over))
 
     @property
     def may_rest(self) -> bool:
@@ -68,8 +69,10 @@ class SkipLayer:
         if self.rule == "voids":
             return self
         ask = Ask(self.name, self.target, self.n, self.rule, self.over)
-        target, notes = settle(ask, loaded, found, lambda inputs: block_distances(loaded, found, inputs))
-        return replace(self, target=target, n=None, notes=notes)
+        target, notes = settle(
+            ask, loaded, found, lambda inputs: block_distances(loaded, found, inputs, self.name)
+        )
+        return replace(self, target=target, n=None, over=None, notes=notes)
 
     def attach(self, stage: Stage) -> Callable[[], None]:
         """Hook every block; what is returned takes the hooks off."""
@@ -80,7 +83,7 @@ def skip_layer(
     layers: Iterable[int] | None = None,
     n: int | None = None,
     rule: Rule = "similarity",
-    over: Iterable[str | Prompt] | None = None,
+    over: Sequence[object] | None = None,
     alpha: float = 0.8,
     **where: Unpack[ModuleWhere],
 ) -> SkipLayer:
@@ -96,7 +99,7 @@ def skip_layer(
         layers: Layer numbers; with `n`, the layers to choose from.
         n: How many layers to skip, chosen by `rule` before the first forward.
         rule: ``similarity``, ``spaced`` or ``voids``.
-        over: Calibration texts; 16 x 256 tokens of the shipped corpus if left out.
+        over: Calibration prompts; 64 windows of 256 tokens of the shipped text if left out.
         alpha: The threshold of ``voids``, at least 0.
         **where: Tower, query rows and phase.
 
@@ -114,7 +117,7 @@ def skip_layer(
         )
     if rule != "voids":
         check_asked("skip_layer", layers, n)
-    return SkipLayer(target, n, rule, as_texts(over), float(alpha))
+    return SkipLayer(target, n, rule, as_over(over, "skip_layer"), float(alpha))
 
 
 class _Skipping:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from probe.errors import InterventionError, UnknownNameError, UsageError
 from probe.interventions.module_rows import ModuleWhere, acts, at_rows, require_text_rows, token_rows
-from probe.interventions.redundancy import Ask, Blocks, as_texts, check_asked, settle
+from probe.interventions.redundancy import Ask, Blocks, check_asked, settle
+from probe.interventions.reference import as_over, over_text
 from probe.interventions.target import Target, name_of
 from probe.interventions.writers import Writers, find_writers, module_distances, replace_hidden
 from probe.models import LoadedModel
@@ -33,7 +34,7 @@ class SkipModule:
     kind: Kind
     n: int | None = None
     rule: Rule = "similarity"
-    over: tuple[str | Prompt, ...] | None = None
+    over: tuple[object, ...] | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
     modules: tuple[tuple[str, Place], ...] = ()  # what `prepare` found to write
 
@@ -41,7 +42,9 @@ class SkipModule:
     def name(self) -> str:
         """How reports name it."""
         rule = self.rule if self.n is not None else None
-        return name_of("skip_module", self.target, kind=self.kind, n=self.n, rule=rule)
+        return name_of(
+            "skip_module", self.target, kind=self.kind, n=self.n, rule=rule, over=over_text(self.over)
+        )
 
     def control(self, seed: int) -> "SkipModule":
         """The same module of as many other layers, drawn with `seed`."""
@@ -73,7 +76,7 @@ class SkipModule:
         target, notes = settle(Ask(self.name, inside, self.n, self.rule, self.over), loaded, found, measure)
         chosen = Blocks.of(loaded.model, target, self.name)
         writers = find_writers(loaded.model, chosen, self.name)
-        ready = replace(self, target=replace(target, tower=self.target.tower), n=None, notes=notes)
+        ready = replace(self, target=replace(target, tower=self.target.tower), n=None, over=None, notes=notes)
         return replace(ready, modules=tuple(self._modules(loaded.model, writers, wanted)))
 
     def _towers(self, model: nn.Module) -> set[str]:
@@ -144,7 +147,7 @@ def skip_module(
     layers: Iterable[int] | None = None,
     n: int | None = None,
     rule: Rule = "similarity",
-    over: Iterable[str | Prompt] | None = None,
+    over: Sequence[object] | None = None,
     **where: Unpack[ModuleWhere],
 ) -> SkipModule:
     """Let the attention or the MLP of layers add nothing to the residual stream, for all tokens or for chosen ones.
@@ -158,7 +161,7 @@ def skip_module(
         layers: Layer numbers; with `n`, the layers to choose from.
         n: How many layers, chosen by `rule` before the first forward.
         rule: ``similarity`` or ``spaced``.
-        over: Calibration texts; 16 x 256 tokens of the shipped corpus if left out.
+        over: Calibration prompts; 64 windows of 256 tokens of the shipped text if left out.
         **where: Tower, query rows and phase; without a tower, cross-attention counts as attention.
 
     Raises:
@@ -170,4 +173,4 @@ def skip_module(
     if rule not in ("similarity", "spaced"):
         raise UnknownNameError.of("rule", str(rule), ("similarity", "spaced"))
     check_asked("skip_module", layers, n)
-    return SkipModule(target, kind, n, rule, as_texts(over))
+    return SkipModule(target, kind, n, rule, as_over(over, "skip_module"))

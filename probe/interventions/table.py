@@ -6,6 +6,7 @@ from typing import Any
 from probe.interventions.bidirectional_segments import bidirectional_segments
 from probe.interventions.boost import boost
 from probe.interventions.drop import drop
+from probe.interventions.expert_off import expert_off, expert_on
 from probe.interventions.graft import graft
 from probe.interventions.isolate import isolate
 from probe.interventions.knockout import knockout
@@ -42,6 +43,8 @@ INTERVENTIONS: dict[str, Callable[..., Any]] = {
     "boost": boost,
     "drop": drop,
     "graft": graft,
+    "expert_off": expert_off,
+    "expert_on": expert_on,
     "isolate": isolate,
     "segment_graph": segment_graph,
     "skip_layer": skip_layer,

@@ -73,7 +73,7 @@ def _tried(model: nn.Module, found: Blocks, name: str) -> list[Writers]:
     modules = dict(model.named_modules())
     options = mlp_candidates([block for block, _ in found.chosen], set(attention))
     kept: dict[str, Kept] = {}
-    run(model, [_some_inputs(model, name)], lambda: [_keep(block, kept) for block, _ in found.chosen])
+    run(model, [made_up_inputs(model, name)], lambda: [_keep(block, kept) for block, _ in found.chosen], name)
     writers = []
     for block, place in found.chosen:
         if block.name not in kept:
@@ -141,7 +141,7 @@ def module_distances(
 
         return one.block.module.register_forward_hook(look, with_kwargs=True)
 
-    run(model, [dict(one) | _uncached(model) for one in inputs], lambda: [hook(one) for one in writers])
+    run(model, inputs, lambda: [hook(one) for one in writers], kind)
     return cosines.distance
 
 
@@ -204,7 +204,7 @@ def _keep(block: Recorded, kept: dict[str, Kept]) -> Any:
     return block.module.register_forward_hook(hook, with_kwargs=True)
 
 
-def _some_inputs(model: nn.Module, name: str) -> dict[str, Any]:
+def made_up_inputs(model: nn.Module, name: str) -> dict[str, Any]:
     """A short made-up input: token ids, or an image."""
     device = next(model.parameters()).device
     config: Any = model.config
@@ -213,7 +213,7 @@ def _some_inputs(model: nn.Module, name: str) -> dict[str, Any]:
         words = int(config.get_text_config().vocab_size)
         ids = torch.arange(words // 2, words // 2 + _LENGTH, device=device)[None] % words
         beside = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
-        return {"input_ids": ids, **_uncached(model), **beside}
+        return {"input_ids": ids, **beside}
     size = getattr(config, "image_size", None)
     if wants == "pixel_values" and isinstance(size, int):
         shape = (1, int(getattr(config, "num_channels", 3)), size, size)
@@ -223,8 +223,3 @@ def _some_inputs(model: nn.Module, name: str) -> dict[str, Any]:
         f"{name} was asked; {type(model).__name__} needs inputs that cannot be made up, so its modules cannot be told "
         "apart: use skip_layer, or zero for heads"
     )
-
-
-def _uncached(model: nn.Module) -> dict[str, Any]:
-    """Blocks are computed anew, which must not grow a cache."""
-    return {"use_cache": False} if getattr(model.config, "use_cache", None) is not None else {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from probe.analysis.edit import spans_of
 from probe.analysis.ready import idle_error, require_edited
+from probe.interventions.sequences import counting_from
 from probe.models import LoadedModel
 from probe.prompts import Prompt
 from probe.seam.session import Session
@@ -15,12 +16,16 @@ class Applied:
     """One way of running a model on many prompts: its interventions (none for the base), made ready before.
 
     A session is open only while a prompt runs, so that other ways can run in between. The base runs under the same
-    kernel as the edited model, so that nothing but the edits differs.
+    kernel as the edited model, so that nothing but the edits differs. `prompts` are those that the interventions were
+    made ready for.
     """
 
-    def __init__(self, loaded: LoadedModel, interventions: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, loaded: LoadedModel, interventions: Sequence[Any] = (), prompts: Sequence[Prompt] = ()
+    ) -> None:
         self.loaded = loaded
         self.interventions = tuple(interventions)
+        self._prompts = tuple(prompts)
         self.notes: list[str] = []
         self._acted: set[int] = set()  # numbers of interventions that changed something
         self._layers: set[str] = set()
@@ -33,7 +38,10 @@ class Applied:
         Raises:
             UnseenLayersError: an edited layer ran without reaching the seam.
         """
-        with Session(self.loaded.model, (), self.interventions, mode="fused") as session:
+        number = next((place for place, one in enumerate(self._prompts) if one is prompt), 0)
+        with counting_from(number):  # interventions that hold values per prompt give those of this one
+            made = Session(self.loaded.model, (), self.interventions, mode="fused")
+        with made as session:
             session.announce([spans_of(prompt)])
             yield session
             require_edited(self.interventions, session)

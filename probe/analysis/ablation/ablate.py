@@ -97,9 +97,9 @@ def _prepare(loaded: LoadedModel, prompts: object, edits: tuple[Any, ...], optio
     for prompt in texts:
         if prompt.answer is not None:
             _require_room(loaded, prompt)
-    edited = Applied(loaded, ready(edits, loaded, texts))
+    edited = Applied(loaded, ready(edits, loaded, texts), texts)
     drawn, notes = draw_controls(edits, loaded, options.controls, options.seed)
-    controls = tuple((one, Applied(loaded, ready(one.interventions, loaded, texts))) for one in drawn)
+    controls = tuple((one, Applied(loaded, ready(one.interventions, loaded, texts), texts)) for one in drawn)
     return _Plan(
         loaded, inputs, texts, edited, controls, (*notes, *_warnings(edits, loaded, texts, options)), options
     )

@@ -120,7 +120,7 @@ def logits_by_steps(model: nn.Module, ids: Int[Tensor, "1 token"]) -> Logits:
             for step in range(ids.shape[1]):
                 out = model(input_ids=ids[:, step : step + 1], past_key_values=cache, use_cache=True)
                 cache = out.past_key_values
-                one = _hidden(head, caught, out.logits, (1, 1))
+                one = _hidden(head, caught, out.logits, (1, 1), torch.tensor([0]))
                 if one is None:
                     raise UsageError(
                         f"stepwise losses of {type(model).__name__} were asked; its logits do not follow from its last "
@@ -172,6 +172,7 @@ class _Caught:
 
     def __init__(self, model: nn.Module, body: nn.Module) -> None:
         self.output: Any = None
+        self.passes = 0  # of the body, since last asked
         self.logits: Tensor | None = None
         self._handles = [
             body.register_forward_hook(self._body),
@@ -181,6 +182,7 @@ class _Caught:
 
     def _body(self, module: nn.Module, args: Any, output: Any) -> None:
         self.output = output
+        self.passes += 1
 
     def _model(self, module: nn.Module, args: Any, output: Any) -> None:
         self.logits = getattr(output, "logits", None)
@@ -197,27 +199,32 @@ def _by_head(model: nn.Module, run: Forward, size: tuple[int, int]) -> _ByHead |
         return None
     caught = _Caught(model, head.body)
     try:
-        seen: Tensor | None = run(1).logits
+        # A few rows far apart, by which an edit of logits shows itself.
+        rows = torch.tensor(sorted({0, size[1] // 2, size[1] - 1}))
+        seen: Tensor | None = run(rows).logits
     finally:
         caught.close()
-    hidden = _hidden(head, caught, seen, size)
+    hidden = _hidden(head, caught, seen, size, rows)
     return None if hidden is None else _ByHead(head, hidden)
 
 
-def _hidden(head: Head, caught: _Caught, seen: Tensor | None, size: tuple[int, int]) -> Tensor | None:
-    """The hidden states of a forward, if the head makes of them the logits `seen`."""
-    hidden = getattr(caught.output, "last_hidden_state", None)
-    # An intervention that edits logits returns others than the model's own code did.
-    if seen is None or seen is not caught.logits or hidden is None or tuple(hidden.shape[:2]) != size:
+def _hidden(
+    head: Head, caught: _Caught, seen: Tensor | None, size: tuple[int, int], rows: Int[Tensor, "row"]
+) -> Tensor | None:
+    """The hidden states of a forward, if the head makes of some rows of them the logits `seen`."""
+    hidden, passes = getattr(caught.output, "last_hidden_state", None), caught.passes
+    caught.passes = 0
+    # An intervention that edits logits returns others than the model's own code did, or runs the body twice.
+    if passes != 1 or seen is None or seen is not caught.logits:
+        return None
+    if not isinstance(hidden, Tensor) or tuple(hidden.shape[:2]) != size:
         return None
     head.form = type(caught.output)
     try:
-        again = head(hidden[:, -1:])
+        again = head(hidden[:, rows.to(hidden.device)])
     except _CANNOT_REPLAY:
         return None
-    if again.shape != seen.shape or not _close(again, seen, hidden.dtype):
-        return None
-    return hidden if isinstance(hidden, Tensor) else None
+    return hidden if again.shape == seen.shape and _close(again, seen, hidden.dtype) else None
 
 
 def _close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:

@@ -7,31 +7,40 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probe.analysis.ablation.logits import ROWS, Forward, Logits, next_token_logits, parts, precise
+from probe.analysis.ablation.logits import (
+    ROWS,
+    Forward,
+    Logits,
+    next_token_logits,
+    parts,
+    precise,
+    rows_at_once,
+)
 
 Losses = Float[Tensor, "batch token"]
 
 
 def token_losses(
-    model: nn.Module, inputs: Mapping[str, Any], forward: Forward | None = None, *, rows: int = ROWS
+    model: nn.Module, inputs: Mapping[str, Any], forward: Forward | None = None, *, rows: int | None = None
 ) -> Losses:
     """−ln p(token | the tokens before it) for every token of a batch, in nats, float64 on the CPU.
 
     Undefined (NaN) at padding and at the first token of every sequence, which nothing predicts. Runs the model once,
-    in whatever session is open, and makes logits for `rows` positions at a time.
+    in whatever session is open, and makes logits for a few positions at a time.
 
     Args:
         model: A decoder with a language-modelling head, in evaluation mode.
         inputs: ``input_ids``, ``attention_mask`` where the batch is padded (on either side), and what else it takes.
         forward: How to run the model, see `next_token_logits`.
-        rows: Most rows of logits at a time.
+        rows: Most rows of logits at a time; None: 512, fewer for a large vocabulary.
 
     Raises:
         UsageError: the model predicts no next token.
         BudgetError: only whole logits could be had, and they would not fit.
     """
     logits = next_token_logits(model, inputs, forward)
-    return losses_of(logits, inputs["input_ids"], real_tokens(inputs), rows=rows)
+    at_once = rows_at_once(model) if rows is None else rows
+    return losses_of(logits, inputs["input_ids"], real_tokens(inputs), rows=at_once)
 
 
 def losses_of(

@@ -21,7 +21,7 @@ from probe.analysis.ablation.intervals import intervals
 from probe.analysis.ablation.logits import next_token_logits
 from probe.analysis.ablation.losses import token_losses
 from probe.errors import BudgetError, InputError, InterventionError, UnknownNameError, UsageError
-from probe.interventions import scale, zero
+from probe.interventions import guidance, patch, recording, scale, zero
 from probe.interventions.target import Target
 from probe.models import as_loaded
 from probe.prompts import Prompt
@@ -59,7 +59,7 @@ def _dense_losses(logits: Tensor, tokens: Tensor) -> Tensor:
 # Softcapped, scaled and divided logits, tied and biased heads, learned positions, experts, state.
 HEADS = {
     "gemma2": "head", "granite": "head", "cohere": "head", "gpt2": "head", "gpt-oss": "head", "phi": "head",
-    "rwkv": "head", "opt": "repeated", "gemma4": "repeated",
+    "rwkv": "head", "opt": "repeated", "llama4-chunked": "repeated",
 }  # fmt: skip
 
 
@@ -249,6 +249,34 @@ def test_edits_of_logits_are_in_the_losses() -> None:
     assert found.total("edited", "loss") == pytest.approx(want, abs=1e-5)
     assert found.to_json()["runs"]["control"] is None
     assert any("louder has none" in note for note in found.provenance.notes)
+
+
+def test_guided_logits_are_in_the_losses() -> None:
+    """Even where guidance moves single rows alone: logits + w · (logits - edited logits)."""
+    edit = zero(heads=["L1.H2"], queries=(3, 5))
+    found = probe.ablate(_pair(), TEXTS[0], [guidance([edit], w=2.0)], new_tokens=0, controls=0)
+    prompt = Prompt.of(TEXTS[0], small_models.letters())
+    base, edited = _logits(small_models.llama(), prompt), _logits(_without(["L1.H2"]), prompt)
+    moved = base.clone()
+    moved[3:5] = base[3:5] + 2.0 * (base[3:5] - edited[3:5])
+    want = _dense_losses(moved, torch.tensor(prompt.tokens)).mean().item()
+    assert found.total("edited", "loss") == pytest.approx(want, abs=1e-5)
+    assert abs(found.total("edited", "loss") - found.total("base", "loss")) > 1e-3
+
+
+def test_values_kept_per_prompt_go_to_their_own_prompt() -> None:
+    """A patch from each prompt into itself changes nothing; from the first into the second it does."""
+    loaded = as_loaded(_pair())
+    prompts = [Prompt.of(text, loaded.tokenizer) for text in ("the sea is blue.", "a fox runs away")]
+    prompts[1] = prompts[1].truncate(15)
+    prompts[0] = prompts[0].truncate(15)
+    runs = [recording(loaded, one) for one in (prompts, prompts[:1])]
+    own, other = (
+        probe.ablate(loaded, prompts, [patch(heads=EDITED, source=run)], new_tokens=0, controls=0)
+        for run in runs
+    )
+    assert own.edited.values("kl_to_base") == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert other.edited.values("kl_to_base")[1] > 1e-3
 
 
 def test_controls_edit_as_many_other_heads_of_each_layer() -> None:

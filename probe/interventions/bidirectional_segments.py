@@ -1,6 +1,6 @@
 """Documents that see one another both ways: the first half of position-invariant inference (PINE)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Unpack
 
@@ -14,7 +14,7 @@ from probe.interventions.target import Region, Target, name_of
 from probe.interventions.widening import Wider, rehide, widen
 from probe.models import LoadedModel
 from probe.prompts import Prompt
-from probe.seam.call import AttentionCall
+from probe.seam.call import AttentionCall, Place
 
 _NOWHERE = (2**62, -(2**62))
 # Rules that say as much of (key, query) as of (query, key), asked with the two exchanged.
@@ -43,6 +43,11 @@ class BidirectionalSegments:
             f"a control of {self.name} was asked (seed {seed}); it opens the mask of every head of a layer, "
             "so there are no others: compare with other spans"
         )
+
+    def require(self, places: Mapping[str, Place], heads: Mapping[str, int]) -> None:
+        """Raise `InterventionError` for a model without a decoder."""
+        require_decoder(places, self.name)
+        self.target.require(places, heads)
 
     def prepare(self, loaded: LoadedModel, prompts: Sequence[Prompt] | None) -> "BidirectionalSegments":
         """Check the documents of every prompt."""
@@ -86,6 +91,16 @@ def bidirectional_segments(spans: Iterable[str], **where: Unpack[Region]) -> Bid
     return BidirectionalSegments(
         Target.of(None, {**where, "tower": where.get("tower") or "decoder"}), names_of(spans)
     )
+
+
+def require_decoder(places: Mapping[str, Place], what: str) -> None:
+    """Raise `InterventionError` where no tower reads a prompt from left to right."""
+    towers = sorted({place.tower for place in places.values()})
+    if "decoder" not in towers:
+        raise InterventionError(
+            f"{what} was asked; the model has {', '.join(towers)} and no decoder, whose prefix and suffix would "
+            "be causal: use set_based"
+        )
 
 
 def require_whole(present: Tensor, total: Tensor, what: str) -> None:

@@ -1,13 +1,17 @@
-"""Proof, once per model, that swapping two documents under an intervention leaves what follows them as it was."""
+"""Proofs on a model, by short forwards, that the order of documents can be taken from it."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+from probe_kernels.types import Attended
 from torch import Tensor, nn
 
 from probe.errors import InterventionError
+from probe.seam.call import AttentionCall
 from probe.seam.hub import hub_of
 from probe.seam.session import Session
 
@@ -41,6 +45,34 @@ def require_order_free(network: nn.Module, make: Callable[[tuple[str, ...]], Any
     _proven[network] = None
 
 
+def require_attention_alone(network: nn.Module, what: str) -> None:
+    """Raise `InterventionError` unless tokens reach one another through attention alone, so that the seam sees it all.
+
+    With z = 0 in every head, another first token must not move what the model says of the tokens after it.
+    """
+    require_unobserved(network, what)
+    said = []
+    for first in (1, 2):
+        with Session(network, [], [_Silent()]):
+            said.append(output_of(network, some_tokens(network, [first, 3, 4, 5]))[:, 1:])
+    gap = float((said[0] - said[1]).abs().max()) / max(1.0, float(said[0].abs().max()))
+    if gap > _SAME.get(next(network.parameters()).dtype, 6e-2):
+        raise InterventionError(
+            f"{what} was asked of {type(network).__name__}; its tokens reach one another without attention as well "
+            "(a recurrence or a convolution), which keeps the order of the documents"
+        )
+
+
+class _Silent:
+    """Zeroes every head."""
+
+    name = "silent"
+
+    def attended(self, call: AttentionCall, attended: Attended) -> Attended:
+        """The result with z = 0."""
+        return attended if attended.z is None else replace(attended, z=torch.zeros_like(attended.z))
+
+
 def require_unobserved(network: nn.Module, what: str) -> None:
     """Raise `InterventionError` where a session is open: a proof must not run behind its observers' back."""
     if hub_of(network) is not None:
@@ -57,13 +89,32 @@ def some_tokens(network: nn.Module, ids: list[int]) -> Tensor:
 
 
 def output_of(network: nn.Module, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Logits or last states of one forward without a cache, ``[1, token, …]``."""
+    """Logits or last states of one forward without a cache and without dropout, ``[1, token, …]``."""
     keywords = {} if positions is None else {"position_ids": positions}
-    with torch.no_grad():
-        out = network(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **keywords)
+    with torch.no_grad(), _evaluating(network):
+        try:
+            out = network(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **keywords)
+        except (RuntimeError, IndexError) as error:
+            if positions is None:
+                raise
+            raise InterventionError(
+                f"{type(network).__name__} was given positions {positions[0].tolist()}; it fails there ({error}): "
+                "its position_ids are bound to the order of the tokens"
+            ) from error
     found = getattr(out, "logits", None)
     value: Tensor = out.last_hidden_state if found is None else found
     return value.double()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _require_heard(network: nn.Module, what: str) -> None:

@@ -9,7 +9,7 @@ from probe_kernels.types import Edits
 from torch import Tensor
 
 from probe.errors import InterventionError, UsageError
-from probe.interventions.bidirectional_segments import require_whole
+from probe.interventions.bidirectional_segments import require_decoder, require_whole
 from probe.interventions.blocks import Memo, names_of, require_blocks
 from probe.interventions.editing import edit_scores
 from probe.interventions.importance import Free
@@ -19,7 +19,7 @@ from probe.interventions.target import Region, Target, name_of
 from probe.interventions.windows import cuts, note
 from probe.models import LoadedModel
 from probe.prompts import Prompt
-from probe.seam.call import AttentionCall, Batch, Phase
+from probe.seam.call import AttentionCall, Batch, Phase, Place
 from probe.terms import HeadId
 
 
@@ -53,6 +53,11 @@ class PositionByImportance:
     def control(self, seed: int) -> "PositionByImportance":
         """The same, in as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))
+
+    def require(self, places: Mapping[str, Place], heads: Mapping[str, int]) -> None:
+        """Raise `InterventionError` for a model without a decoder."""
+        require_decoder(places, self.name)
+        self.target.require(places, heads)
 
     def prepare(self, loaded: LoadedModel, prompts: Sequence[Prompt] | None) -> "PositionByImportance":
         """Check the documents of every prompt, and find and prove how each layer turns its keys."""

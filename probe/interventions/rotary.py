@@ -4,6 +4,7 @@ Nothing is read from names: every table of frequencies in the model is tried, in
 turns each layer's keys at positions p into its keys at positions p + 5 is taken; where none does, the model is refused.
 """
 
+import math
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from probe_kernels.types import Attended, Want
 from torch import Tensor, nn
 
 from probe.errors import InterventionError
-from probe.interventions.order_free import output_of, require_unobserved, some_tokens
+from probe.interventions.order_free import output_of, require_attention_alone, some_tokens
 from probe.interventions.positions import require_positions
 from probe.seam.call import AttentionCall
 from probe.seam.session import Session
@@ -71,18 +72,19 @@ _proven: "weakref.WeakKeyDictionary[nn.Module, tuple[torch.dtype, Rotations]]" =
 def rotations(network: nn.Module, what: str) -> Rotations:
     """Each decoder layer's rotation by the name of its attention module; None for a layer without positions.
 
-    Two short forwards, once per model. `what` is who asks.
+    Four short forwards, once per model. `what` is who asks.
 
     Raises:
         InterventionError: a layer whose queries and keys no rotary embedding of the model explains (learned positions,
-            a bias by distance, positions of several axes), or frequencies that change with the length of the text.
+            a bias by distance, positions of several axes), tokens that reach one another without attention, or
+            frequencies that change with the length of the text.
     """
     dtype = next(network.parameters()).dtype
     known = _proven.get(network)
     if known is not None and known[0] == dtype:
         return known[1]
     require_positions(network, what)
-    require_unobserved(network, what)
+    require_attention_alone(network, what)
     near, far = _seen_at(network, 2), _seen_at(network, 2 + _SHIFT)
     name = type(network).__name__
     biased = next((module for module, one in near.items() if one.biased), None)
@@ -96,6 +98,7 @@ def rotations(network: nn.Module, what: str) -> Rotations:
         raise InterventionError(
             f"{what} was asked of {name}; none of its layers turns its keys with their position"
         )
+    _proven[network] = dtype, found
     return found
 
 
@@ -138,20 +141,19 @@ def _of_layer(network: nn.Module, module: str, near: _Seen, far: _Seen, what: st
     """The rotation that explains one layer; None where its keys do not move."""
     allowed = _SAME.get(next(network.parameters()).dtype, 1e-1)
     shift = torch.tensor(float(_SHIFT), device=near.key.device)
-    best, smallest = None, _error(near, far)
+    tried: list[tuple[float, Rotation]] = []
     for one in candidates(network, near.key.shape[-1], what):
         turned = _Seen(one.turn(near.query, shift), one.turn(near.key, shift), biased=False)
-        error = _error(turned, far)
-        if error < smallest:
-            best, smallest = one, error
-    if smallest > allowed:
-        least = f"the nearest of its tables of frequencies misses by {smallest:.0e}"
+        tried.append((_error(turned, far), one))
+    still = _error(near, far)
+    nearest = min((error for error, _ in tried), default=math.inf)
+    if min(still, nearest) > allowed:
+        why = f"the nearest of its tables of frequencies misses by {nearest:.0e}, allowed is {allowed:.0e}"
         raise InterventionError(
             f"{what} was asked of {type(network).__name__}; the keys of {module} do not turn with their position as a "
-            f"rotary embedding does ({least if best else 'no table of frequencies that would do: learned positions?'}; "
-            f"allowed {allowed:.0e})"
+            f"rotary embedding does ({why if tried else 'it has no table of frequencies: learned positions?'})"
         )
-    return best
+    return None if still <= nearest else next(one for error, one in tried if error == nearest)
 
 
 def _error(one: _Seen, other: _Seen) -> float:

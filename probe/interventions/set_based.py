@@ -91,6 +91,11 @@ class SetBased:
             return (one < 0) | (other < 0) | (one == other)
 
         own = call.layout.mask
+        if any(one.name.startswith("chosen_by") for one in own.all_of):
+            raise InterventionError(
+                f"{self.name} was asked of {call.place.module}; an indexer chooses which keys it sees, and it still "
+                "knows the documents' order"
+            )
         mask = Mask((*own.all_of, rule("parallel", apart)), own.any_of)
         return replace(call, layout=replace(call.layout, mask=mask))
 

@@ -39,16 +39,16 @@ def applicable(subject: Subject) -> list[Case]:
     """The cases that mean something for a subject."""
     decodes = subject.generate or subject.cache
     named = subject.kind in ("decoder", "encoder")
-    several = _last_layer(subject.name)[1] > 2
+    known = facts(subject.name)
     return [
         case
         for case in CASES
         if case.fits(tower_of(subject))
         and (case.phase == "both" or decodes)
         and (named or not case.spans)
-        and (several or not case.several)
-        and (case.by_hand is None or _is_block(subject.name))
-        and (not case.norms or _told_apart(subject.name))
+        and (known.n_heads > 2 or not case.several)
+        and (known.is_block or case.by_hand is None)
+        and (known.told_apart or not case.norms)
     ]
 
 
@@ -56,9 +56,8 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
     """Run both and take the largest differences."""
     case, model = BY_NAME[name], subject.model()
     inputs = subject.inputs(model, 2, 12, left_padding=padded(subject, way))
-    layer, n_heads = _last_layer(subject.name)
-    tower = tower_of(subject)
-    heads = tuple(range(0, n_heads, 2))
+    tower, layer = tower_of(subject), facts(subject.name).layer
+    heads = tuple(range(0, facts(subject.name).n_heads, 2))
     spans = _spans(inputs, subject) if case.spans else []
     ours, theirs, plain = Tally(), Tally(), Tally()
     over = [subject.inputs(model, 1, 9)] if case.over else []
@@ -97,53 +96,47 @@ def _by_hand(
             handle.remove()
 
 
-@cache
-def _last_layer(name: str) -> tuple[int, int]:
-    """The last layer of the edited tower that is seen, and its number of heads.
+@dataclass(frozen=True)
+class Facts:
+    """What is edited in a subject: the last layer of its tower that is seen, and what can be done there.
 
     Layers that share their keys are given the last query alone when text is generated: then it is the first layer.
     """
-    subject = SUBJECTS[name]
-    model, tally = subject.model(), Tally()
-    with torch.no_grad(), Session(model, [tally], mode="fused"):
-        model(**subject.inputs(model, 1, 12))
-    rows = [row for row in tally.rows if row.tower == tower_of(subject)]
-    row = rows[0 if "kv sharing" in subject.features else -1]
-    return row.layer, int(row.values["entropy"].shape[1])
+
+    layer: int
+    n_heads: int
+    is_block: bool  # one block: not entered again as a further layer, not holding several layers
+    told_apart: bool  # the edited heads differ in the norm of their queries; a norm of q may make them one
 
 
 class _Norms:
-    """The smallest relative distance between query norms of two heads of one token, in one layer."""
+    """Per layer of a tower: its number of heads, and how near the query norms of two edited heads come."""
 
-    def __init__(self, tower: str, layer: int) -> None:
-        self.where, self.least = (tower, layer), 1.0
+    def __init__(self, tower: str) -> None:
+        self.tower, self.heads, self.least = tower, dict[int, int](), dict[int, float]()
 
     def want(self, call: AttentionCall) -> Want:
         return Want(z=False)
 
     def update(self, call: AttentionCall, attended: Attended) -> None:
-        if (call.place.tower, call.place.layer) == self.where:
+        if call.place.tower == self.tower:
             norms = call.scores.query.double().norm(dim=-1)[:, ::2].sort(dim=1).values
             gap = (norms[:, 1:] - norms[:, :-1]) / norms[:, 1:]
-            self.least = min(self.least, float(gap.min()))
+            self.heads[call.place.layer] = call.n_heads
+            self.least[call.place.layer] = float(gap.min()) if gap.numel() else 0.0
 
 
 @cache
-def _told_apart(name: str) -> bool:
-    """Whether the edited heads differ in the norm of their queries; a norm of q without weights makes them one."""
-    subject, seen = SUBJECTS[name], _Norms(tower_of(SUBJECTS[name]), _last_layer(name)[0])
-    model = subject.model()
+def facts(name: str) -> Facts:
+    """What there is to know of a subject, from one forward."""
+    subject = SUBJECTS[name]
+    model, seen = subject.model(), _Norms(tower_of(subject))
     with torch.no_grad(), Session(model, [seen], mode="fused"):
         model(**subject.inputs(model, 1, 12))
-    return seen.least > 1e-5
-
-
-@cache
-def _is_block(name: str) -> bool:
-    """Whether the edited layer is one block: not where one block is entered again, or holds several layers."""
-    model, layer = SUBJECTS[name].model(), _last_layer(name)[0]
+    layer = list(seen.heads)[0 if "kv sharing" in subject.features else -1]
     found = block_places(blocks(model), places(model)).values()
-    return (tower_of(SUBJECTS[name]), layer) in {(place.tower, place.layer) for place in found}
+    is_block = (seen.tower, layer) in {(place.tower, place.layer) for place in found}
+    return Facts(layer, seen.heads[layer], is_block, seen.least[layer] > 1e-5)
 
 
 def _spans(inputs: Inputs, subject: Subject) -> list[dict[str, Tensor]]:

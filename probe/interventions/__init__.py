@@ -21,8 +21,8 @@ from probe.interventions.patch import patch
 from probe.interventions.position_by_importance import position_by_importance
 from probe.interventions.recording import Recording, recording
 from probe.interventions.redistribute import redistribute
-from probe.interventions.resample import resample
 from probe.interventions.reinforce import reinforce
+from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph
@@ -65,8 +65,8 @@ __all__ = [
     "position_by_importance",
     "recording",
     "redistribute",
-    "resample",
     "reinforce",
+    "resample",
     "reweight",
     "scale",
     "segment_graph",

@@ -45,12 +45,13 @@ class Sums:
     heads: tuple[int, ...]
     total: Tensor | None = None  # [key, head, width]
     count: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where the layer computes
 
     def add(
         self, value: Float[Tensor, "batch head query_pos width"], keys: Int[Tensor, "batch query_pos"]
     ) -> None:
         """Add the rows of one call."""
-        keys = keys.cpu()
+        self.device, keys = value.device, keys.cpu()
         real = keys >= 0
         if not bool(real.any()):
             return
@@ -68,13 +69,15 @@ class Sums:
         self.count = torch.cat([self.count, self.count.new_zeros(more)])
         return torch.cat([before, before.new_zeros(more, *before.shape[1:])])
 
-    def table(self, device: torch.device) -> Table | None:
+    def table(self) -> Table | None:
         """The means; None where no row was seen."""
         if self.total is None:
             return None
         mean = self.total / self.count.clamp_min(1)[:, None, None]
         overall = self.total.sum(0) / int(self.count.sum())
-        return Table(self.heads, mean.float().to(device), self.count.to(device), overall.float().to(device))
+        return Table(
+            self.heads, *(one.to(self.device) for one in (mean.float(), self.count, overall.float()))
+        )
 
 
 class Gather:
@@ -120,7 +123,7 @@ class Gather:
 def gather(loaded: LoadedModel, feeds: Sequence[Feed], watch: Gather, what: str) -> Mapping[Where, Table]:
     """Run the reference and return the means of every layer; memory is that of the means."""
     run_feeds(loaded, feeds, Session(loaded.model, (watch,)), what)
-    made = {where: sums.table(loaded.device) for where, sums in watch.sums.items()}
+    made = {where: sums.table() for where, sums in watch.sums.items()}
     tables = {where: table for where, table in made.items() if table is not None}
     if not tables:
         raise InterventionError(

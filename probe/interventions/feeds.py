@@ -76,7 +76,8 @@ def run_feeds(loaded: LoadedModel, feeds: Sequence[Feed], session: Session, what
     accepts = inspect.signature(loaded.model.forward).parameters
     frugal = {"logits_to_keep": 1, "use_cache": False}
     more = {name: value for name, value in frugal.items() if name in accepts}
-    with _evaluating(loaded.model), torch.no_grad(), session:
+    # What is learned may be used where gradients are wanted, wherever it was learned.
+    with _evaluating(loaded.model), torch.inference_mode(False), torch.no_grad(), session:
         for feed in feeds:
             loaded.model(**{**more, **feed.inputs})
 

@@ -15,6 +15,7 @@ from probe.prompts.corpus import train_text
 COUNT = 64
 TOKENS = 256
 SEED = 0
+LIMIT = 4 * 2**30  # bytes of a reference's values that are kept at most, where all of them are
 _NAMED = re.compile(r"<\d+ given>")
 _CHARACTERS = 12  # per token, at most: enough text to cut so many tokens from
 

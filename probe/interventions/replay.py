@@ -24,7 +24,7 @@ class Replay:
 
     def __init__(self, what: str, source: Recording, node: str, target: Target) -> None:
         self.what, self.source, self.node, self.target = what, source, node, target
-        self.order = Order()
+        self.order = Order(source.n_prompts)
 
     def at(self, call: AttentionCall, heads: tuple[int, ...], _rows: Rows) -> Given:
         """The recorded rows with the same numbers; rows beyond the recording have none."""
@@ -45,7 +45,7 @@ class ReplayPatterns:
 
     def __init__(self, what: str, source: Recording, target: Target) -> None:
         self.what, self.source, self.target = what, source, target
-        self.order = Order()
+        self.order = Order(source.n_prompts)
 
     def edits(self, call: AttentionCall) -> Edits:
         """Put the recorded rows in the place of the block's, inside the sweep."""

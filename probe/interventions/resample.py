@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import BudgetError, InterventionError, UsageError
+from probe.interventions import reference as reference_room
 from probe.interventions.reference import as_over, notes_of, over_text, reference
 from probe.interventions.rows_kept import KeepRows, KeptRows, Layer, keep_rows, kept_at
 from probe.interventions.sequences import Order
@@ -18,8 +19,6 @@ from probe.models import LoadedModel
 from probe.prompts import Prompt
 from probe.seam.call import AttentionCall
 from probe.terms import HeadId
-
-_LIMIT = 4 * 2**30  # bytes of reference values that are kept at most
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Resample:
         n_rows = sum(sum(feed.lengths) for feed in feeds)
 
         def fits(width: int) -> None:
-            if n_rows * width * 4 > _LIMIT:
+            if n_rows * width * 4 > reference_room.LIMIT:
                 raise BudgetError(
                     f"{self.name} was asked; {n_rows} reference tokens of {width} numbers are "
                     f"{n_rows * width * 4 / 2**30:.1f} GiB: name fewer heads or layers, or give a shorter over=[...]"
@@ -133,7 +132,8 @@ def resample(
     """Replace a head's output z, or the stream entering a layer, by that of another text at the same position.
 
     Each sequence of a session draws one reference prompt, by its number in the session and `seed` alone, for all its
-    layers, heads and steps: batch size, padding and caching change nothing. Positions beyond the drawn prompt take its
+    layers, heads and steps: batch size, padding and caching change nothing (rows that `generate` copies for beams draw
+    for themselves, unless their prompts are announced). Positions beyond the drawn prompt take its
     values from position 1 on again (never position 0, where attention sinks), and a note counts them.
     Resample ablation of causal scrubbing (Chan et al. 2022). Memory is O(reference tokens · heads · d_head), 4 GiB at
     most.

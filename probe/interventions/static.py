@@ -132,6 +132,7 @@ class _Maps:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._sums: dict[Layer, tuple[tuple[int, ...], Tensor, int]] = {}
+        self._device: dict[Layer, torch.device] = {}
 
     def want(self, _call: AttentionCall) -> Want:
         """Nothing: patterns are formed from the call."""
@@ -161,7 +162,7 @@ class _Maps:
                 f"{list(total.shape[1:])}; give a reference of one length"
             )
         self._sums[key] = (heads, before + total, count + n)
-        self._device = pattern.device
+        self._device[key] = pattern.device
 
     def maps(self) -> Mapping[Layer, Map]:
         """The mean maps of every layer."""
@@ -170,7 +171,7 @@ class _Maps:
                 "static: the reference ran through none of the chosen layers; give another over="
             )
         return {
-            key: Map(heads, (total / count).float().to(self._device))
+            key: Map(heads, (total / count).float().to(self._device[key]))
             for key, (heads, total, count) in self._sums.items()
         }
 

@@ -1,7 +1,7 @@
 """Values from elsewhere put in the place of a run's own: z of chosen heads, or the residual stream at a block."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from probe_kernels.types import Attended
@@ -19,6 +19,7 @@ Rows = Bool[Tensor, "batch query_pos"] | None  # None: every row
 Given = tuple[Float[Tensor, "#batch chosen #query_pos width"], Rows]  # values, and the rows that have any
 
 
+@runtime_checkable
 class Values(Protocol):
     """Where values come from."""
 

@@ -14,8 +14,8 @@ from probe.interventions.mean import mean
 from probe.interventions.mean_by_token import mean_by_token
 from probe.interventions.position_by_importance import position_by_importance
 from probe.interventions.redistribute import redistribute
-from probe.interventions.resample import resample
 from probe.interventions.reinforce import reinforce
+from probe.interventions.resample import resample
 from probe.interventions.reweight import reweight
 from probe.interventions.scale import scale
 from probe.interventions.segment_graph import segment_graph

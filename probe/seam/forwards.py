@@ -152,7 +152,10 @@ class Forwards:
         numbers = None
         if self._encoded is not None and before is None and kwargs.get("encoder_outputs") is not None:
             numbers = _spread(self._encoded.prompts, width)
-        batch = self._batch(before, width, tokens, real, numbers, start)
+        if module is not self.model and not alone and tokens is None:
+            batch = Batch(tuple(range(width)), 0)  # a tower that reads images, called on its own: no prompts
+        else:
+            batch = self._batch(before, width, tokens, real, numbers, start)
         forward = Forward(batch, start, width, thread=threading.get_ident())
         forward.phase = "decode" if start and not self.prefilling else "prefill"
         forward.wants_weights = _wants_weights(self.model, kwargs)

@@ -10,7 +10,7 @@ from torch import Tensor
 from probe.analysis.ready import require_edited, require_effect
 from probe.analysis.sweeping.plan import Plan
 from probe.analysis.sweeping.prefix import Feed
-from probe.analysis.sweeping.stack import Hidden, Stack
+from probe.analysis.sweeping.stack import Stack
 from probe.analysis.sweeping.track import Track
 from probe.analysis.sweeping.trial import differs, outside
 from probe.analysis.sweeping.units import Unit
@@ -69,17 +69,11 @@ class Measure:
     def _batch(
         self, tracks: Sequence[Track], block: int, units: Sequence[Unit]
     ) -> Iterator[tuple[Unit, Scores]]:
-        made: list[list[Hidden]] = [[] for _ in tracks]
-        for unit in units:
-            with self._session(unit) as session:
-                for track, outputs in zip(tracks, made, strict=True):
-                    session.announce(track.feed.group.spans)
-                    outputs.append(track.through(block))
-                self._require(session)
-        found = [
-            track.numbers(self.plan.task, block + 1, outputs)
-            for track, outputs in zip(tracks, made, strict=True)
-        ]
+        edits = [unit.narrow(self.plan.edit) for unit in units]
+        found = []
+        for track in tracks:
+            made = track.through(block, edits)
+            found.append(track.numbers(self.plan.task, block + 1, made, len(edits)))
         for number, unit in enumerate(units):
             yield unit, self._joined([numbers[:, number] for numbers in found])
 

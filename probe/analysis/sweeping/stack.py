@@ -61,6 +61,11 @@ def stacked(several: Sequence[Hidden]) -> Hidden:
     return several[0].holding(torch.cat([one.tensor for one in several]))
 
 
+def repeated(hidden: Hidden | None, copies: int) -> Hidden | None:
+    """An output for the same batch several times over."""
+    return hidden if hidden is None or copies == 1 else stacked([hidden] * copies)
+
+
 class Stack:
     """The blocks of one model, in forward order."""
 
@@ -114,7 +119,8 @@ class Stack:
         """
         if stop is not None and stop == start and entering is not None:
             return entering
-        with self._skipped(start, entering):
+        skipped = [block.module for block in self.order[:start]]
+        with replaced_forward(skipped, None if entering is None else entering.output):
             if stop is None:
                 return forward()
             last = self.order[stop - 1]
@@ -127,27 +133,20 @@ class Stack:
                 handle.remove()
         raise RuntimeError(f"block {last.name} did not run")
 
-    @contextmanager
-    def _skipped(self, start: int, entering: Hidden | None) -> Iterator[None]:
-        replaced: list[tuple[nn.Module, object]] = []
-        try:
-            for block in self.order[:start]:
-                replaced.append((block.module, block.module.__dict__.get("forward")))
-                block.module.__dict__["forward"] = _answer(entering)
-            yield
-        finally:
-            for module, before in replaced:
-                if before is None:
-                    module.__dict__.pop("forward", None)
-                else:
-                    module.__dict__["forward"] = before
 
-
-def _answer(entering: Hidden | None) -> Callable[..., Any]:
-    def forward(*_: object, **__: object) -> Any:
-        return None if entering is None else entering.output
-
-    return forward
+@contextmanager
+def replaced_forward(modules: Sequence[nn.Module], output: object) -> Iterator[None]:
+    """While open, these modules return `output` whatever they are given."""
+    before = [module.__dict__.get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.__dict__["forward"] = lambda *_, **__: output
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.__dict__.pop("forward", None)
+            if own is not None:
+                module.__dict__["forward"] = own
 
 
 def _reached(_module: nn.Module, _args: object, output: object) -> None:

@@ -2,17 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.analysis.ready import require_edited, require_effect
+from probe.analysis.sweeping.kept import KeptAttention, edits_z_alone, recording
 from probe.analysis.sweeping.prefix import MOST_BYTES, Feed
 from probe.analysis.sweeping.reading import read
-from probe.analysis.sweeping.stack import Hidden, Stack, stacked
+from probe.analysis.sweeping.stack import Hidden, Stack, repeated, stacked
 from probe.analysis.sweeping.tasks import Task
+from probe.seam.places import attention_modules
+from probe.seam.session import Session
 
-HEAD_ROWS = 512  # rows of logits at a time
+HEAD_ROWS = 256  # rows of logits at a time: few enough to stay near the processor
 MOST_TOKENS = 1024  # tokens in one forward, where several heads go through the rest of the model together
 
 
@@ -24,7 +29,9 @@ class Track:
 
     def __init__(self, feed: Feed, stack: Stack) -> None:
         self.feed, self.stack = feed, stack
+        self.attention = attention_modules(feed.model)
         self._at = 0
+        self._kept: tuple[int, KeptAttention | None] | None = None
         self._entering: Hidden | None = None
 
     def enter(self, block: int) -> Hidden | None:
@@ -36,10 +43,46 @@ class Track:
             self._at = block
         return self._entering
 
-    def through(self, block: int) -> Hidden:
-        """What block `block` makes of it, under whatever session is open; `enter` must have been called before."""
-        made: Hidden = self.stack.run(self.feed, start=block, entering=self._entering, stop=block + 1)
+    def through(self, block: int, interventions: Sequence[Any]) -> Hidden:
+        """What block `block` makes of it under each of the interventions, one batch after another.
+
+        Those that edit z alone share the layer's attention (`probe.analysis.sweeping.kept`); under others the block
+        runs once for each, in a session of its own.
+
+        Raises:
+            InterventionError: one of them changed nothing.
+        """
+        kept = self._keep(block, interventions[0])
+        made = None if kept is None else kept.edited(interventions)
+        if kept is None or made is None:
+            return stacked([self._edited(block, one) for one in interventions])
+        copies = len(interventions)
+        with kept.answering(made):
+            entering = repeated(self._entering, copies)
+            found: Hidden = self.stack.run(
+                partial(self.feed, copies), start=block, entering=entering, stop=block + 1
+            )
+        return found
+
+    def _edited(self, block: int, intervention: Any) -> Hidden:
+        with Session(self.feed.model, (), [intervention]) as session:
+            session.announce(self.feed.group.spans)
+            made: Hidden = self.stack.run(self.feed, start=block, entering=self._entering, stop=block + 1)
+            require_edited([intervention], session)
+            require_effect(session)
         return made
+
+    def _keep(self, block: int, intervention: Any) -> KeptAttention | None:
+        """The attention module that an edit of z is about, as the unedited run left it."""
+        inside = [name for name in self.attention if self.stack.of(name) == block]
+        if not edits_z_alone(intervention) or len(inside) != 1:
+            return None
+        if self._kept is None or self._kept[0] != block:
+            self._kept = None
+            with recording(self.feed.model, inside[0], self.feed.group.spans) as found:
+                self.stack.run(self.feed, start=block, entering=self._entering, stop=block + 1)
+            self._kept = block, found[0] if found else None
+        return self._kept[1]
 
     def together(self) -> int:
         """How many heads may go through the rest of the model in one forward."""
@@ -50,12 +93,11 @@ class Track:
         return max(1, min(by_tokens, by_bytes))
 
     def logits(
-        self, start: int, made: Sequence[Hidden]
+        self, start: int, made: Hidden, copies: int
     ) -> Iterator[tuple[range, Float[Tensor, "sequence row vocab"]]]:
-        """The rest of the model from block `start` on: scored rows, and their logits, a few at a time."""
-        copies, scored = len(made), self.feed.group.scored
-        call = partial(self.feed, copies)
-        last = self.stack.run(call, start=start, entering=stacked(made), stop=len(self.stack))
+        """The rest of the model from block `start` on, for several copies: scored rows and logits, a few at a time."""
+        scored, call = self.feed.group.scored, partial(self.feed, copies)
+        last = self.stack.run(call, start=start, entering=made, stop=len(self.stack))
         width = max(1, HEAD_ROWS // (copies * len(self.feed.ids)))
         if "logits_to_keep" not in self.feed.accepts:
             width = len(scored)
@@ -65,13 +107,14 @@ class Track:
             output = self.stack.run(partial(call, kept), start=len(self.stack), entering=last)
             yield rows, self.feed.logits(output, kept)
 
-    def numbers(self, task: Task, start: int, made: Sequence[Hidden]) -> Float[Tensor, "number copy case"]:
-        """The task's numbers of every case, for each of several outputs of block ``start - 1``."""
-        parts = [read(task, self.feed.group.cases, rows, logits) for rows, logits in self.logits(start, made)]
+    def numbers(self, task: Task, start: int, made: Hidden, copies: int) -> Float[Tensor, "number copy case"]:
+        """The task's numbers of every case, for each copy of the group in an output of block ``start - 1``."""
+        rows = self.logits(start, made, copies)
+        parts = [read(task, self.feed.group.cases, part, logits) for part, logits in rows]
         found = torch.cat(parts, dim=-1).mean(-1)
-        return found.reshape(found.shape[0], len(made), -1)
+        return found.reshape(found.shape[0], copies, -1)
 
     def base(self, task: Task) -> Float[Tensor, "number case"]:
         """The task's numbers without any edit."""
-        whole = self.stack.run(self.feed, stop=len(self.stack))
-        return self.numbers(task, len(self.stack), [whole])[:, 0]
+        whole: Hidden = self.stack.run(self.feed, stop=len(self.stack))
+        return self.numbers(task, len(self.stack), whole, 1)[:, 0]

@@ -44,11 +44,9 @@ def differs(
         with Session(loaded.model, (), (), mode="fused"):
             track = Track(Feed(loaded, group, cached=cached), stack)
             track.enter(block)
-        with Session(loaded.model, (), [intervention]) as session:
-            session.announce(group.spans)
-            made = track.through(block)
+        made = track.through(block, [intervention])
         with Session(loaded.model, (), (), mode="fused"):
-            resumed = torch.cat([logits for _, logits in track.logits(block + 1, [made])], dim=1)
+            resumed = torch.cat([logits for _, logits in track.logits(block + 1, made, 1)], dim=1)
     except _CANNOT_RESUME as error:
         return f"{unit.name}: {type(error).__name__}"
     with Session(loaded.model, (), [intervention]) as session:

@@ -116,7 +116,7 @@ def test_phases_are_edited_apart():
         expected = model(IDS[:, :1], past_key_values=native.past_key_values, use_cache=True)
     torch.testing.assert_close(first.logits, native.logits, atol=1e-4, rtol=1e-4)
     assert float((second.logits - expected.logits).abs().max()) > 1e-3
-    with pytest.raises(InterventionError, match="phase=decode.*changed nothing in 1 forwards"):
+    with pytest.raises(InterventionError, match=r"phase=decode.*changed nothing in 1 forwards"):
         edited(model, zero(phase="decode"))
 
 

@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 
 import probe
 from probe.errors import InputError, InterventionError, UnknownNameError, UsageError
-from probe.interventions import bidirectional_segments, knockout, make, position_by_importance
+from probe.interventions import bidirectional_segments, knockout, make, position_by_importance, set_based
 from probe.prompts import Prompt
 
 PREFIX, SUFFIX = [5, 6, 7], [21, 22, 23]
@@ -34,7 +34,7 @@ def model(request):
     return MODELS[request.param]().double()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(docs=documents, data=st.data())
 def test_the_order_of_documents_does_not_matter(model, docs, data):
     """Any permutation of the documents gives the suffix the same logits, documents of the same words included."""
@@ -148,6 +148,21 @@ def test_generated_text_does_not_depend_on_the_order(model):
     with probe.edit(model, list(PINE), prompts=[prompts[1]]):
         alone = model.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
     torch.testing.assert_close(alone[:, -6:], texts[1][1:])
+
+
+@pytest.mark.parametrize(
+    "how", [{"num_beams": 3, "do_sample": False}, {"do_sample": True}], ids=["beams", "sampled"]
+)
+@pytest.mark.parametrize("whole", [PINE, (set_based("doc"),)], ids=["pine", "set_based"])
+def test_beams_and_samples_do_not_depend_on_the_order(whole, how):
+    """Beam search and sampling with a seed choose the same text for every order, two prompts at once."""
+    model, texts = llama().double(), []
+    for flip in (1, -1):
+        prompts = [prompt_of(PREFIX, DOCS[::flip], SUFFIX), prompt_of(PREFIX[:2], DOCS[:2][::flip], SUFFIX)]
+        torch.manual_seed(0)
+        with probe.edit(model, list(whole), prompts=prompts):
+            texts.append(model.generate(**batch_of(prompts), max_new_tokens=5, pad_token_id=0, **how)[:, -5:])
+    torch.testing.assert_close(texts[0], texts[1])
 
 
 def test_padding_moves_nothing(model):

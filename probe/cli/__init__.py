@@ -11,8 +11,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 it failed, 2 the call was wrong, 130 Ctrl-C."""
     from probe.cli.app import command
     from probe.cli.outcome import run
+    from probe.cli.typed import remember
 
-    return run(command(), list(sys.argv[1:] if argv is None else argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    remember(arguments)
+    return run(command(), arguments)
 
 
 __all__ = ["main"]

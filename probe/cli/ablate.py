@@ -1,13 +1,12 @@
 """``probe ablate``: what heads are worth to a model's predictions. The flags; the work is in `probe.cli.ablating`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from probe.cli.flags import Device, Dtype, File, Json, MaxTokens, Model, NewTokens, Prompts, Seed, Text
+from probe.cli.typed import typed
 
 _Heads = Annotated[
     str | None,
@@ -65,6 +64,6 @@ def ablate(
         "max_tokens": max_tokens,
         "out": out,
         "seed": seed,
-        "command": shlex.join(["probe", *sys.argv[1:]]),
+        "command": typed(),
     }
     run(Request(model, source, how, heads, device, dtype, options), as_json=as_json)

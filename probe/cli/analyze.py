@@ -1,11 +1,11 @@
 """``probe analyze``: what the heads of a model do on a text. The flags; the work is in `probe.cli.running`."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from probe.cli.typed import typed
 
 _Model = Annotated[str, typer.Argument(metavar="[MODEL]", help="A known model, a hub id or a local path.")]
 _Text = Annotated[str | None, typer.Option("--text", metavar="T", help="Analyze this text.")]
@@ -91,7 +91,7 @@ def analyze(
             "chunk": chunk,
             "text": not no_text,
             "seed": seed,
-            "command": None if no_text else shlex.join(["probe", *sys.argv[1:]]),
+            "command": None if no_text else typed(),
         },
     )
     run(request, as_json=as_json, dry_run=dry_run)

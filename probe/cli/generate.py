@@ -1,6 +1,5 @@
 """``probe generate``: what a model writes as it is and edited, side by side."""
 
-import shlex
 import sys
 from contextlib import redirect_stdout
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from probe.cli.flags import Device, Dtype, Json, Model, NewTokens, Seed
+from probe.cli.typed import typed
 
 _Prompt = Annotated[str, typer.Option("--prompt", metavar="T", help="The text to continue.")]
 _Do = Annotated[
@@ -58,7 +58,7 @@ def generate(
 
     edits = read_how(do, None)
     decoding = Decoding(new_tokens, (1.0 if temperature is None else temperature) if sample else None)
-    command = shlex.join(["probe", *sys.argv[1:]])
+    command = typed()
     # A library that prints would spoil the one object on standard output.
     with redirect_stdout(sys.stderr), progress_bar() as report:
         report(0, 0, f"loading {model}")

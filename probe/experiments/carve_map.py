@@ -75,7 +75,7 @@ def components_of(kept: Bool[np.ndarray, "high wide"]) -> np.ndarray:
 
 def box_of(mask: Bool[np.ndarray, "high wide"]) -> Box:
     """The smallest box that holds every chosen token."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return Box(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
 
 

@@ -33,4 +33,5 @@ def largest(norms: PerHead, keep: int) -> Bool[Tensor, "batch chosen query_pos"]
 def _norms(values: Float[Tensor, "batch head query_pos d_head"], heads: tuple[int, ...]) -> PerHead:
     chosen = values.index_select(1, torch.tensor(heads, device=values.device))
     wide = chosen if chosen.dtype == torch.float64 else chosen.float()
-    return torch.linalg.vector_norm(wide, dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(wide, dim=-1)
+    return norms

@@ -1,5 +1,7 @@
 """Finds a model's sink dimensions: where its first token's residual stream is massive, in every text."""
 
+from typing import Any
+
 import torch
 from probe_kernels.types import Attended, Want
 from torch import Tensor
@@ -48,7 +50,7 @@ def find_sink_dims(loaded: LoadedModel, tau: float, asked: str) -> tuple[int, ..
 
 def require_dims(loaded: LoadedModel, dims: tuple[int, ...], asked: str) -> None:
     """Raise `InterventionError` for a dimension beyond the width that the model's config tells."""
-    config = getattr(loaded.model, "config", None)
+    config: Any = getattr(loaded.model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     width = getattr(text, "hidden_size", None)
     if isinstance(width, int) and max(dims) >= width:

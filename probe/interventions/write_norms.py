@@ -57,7 +57,8 @@ def write_norms(
     index = torch.tensor(heads, device=attended.z.device)
     factor = factor.to(attended.z.device).index_select(0, index)
     chosen = attended.z.index_select(1, index).to(factor.dtype)
-    return torch.linalg.vector_norm(chosen @ factor, dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(chosen @ factor, dim=-1)
+    return norms
 
 
 class _Finder:

@@ -1,6 +1,7 @@
 """``probe ablate``: from flags to tables and JSON, on a small saved model."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_json_is_one_object_of_the_agreed_form(folder: str, capsys: pytest.Captu
     assert len(found["runs"]["control"]["draws"]) == 2
     assert found["by_prompt"][0]["edited"]["loss"] == found["runs"]["edited"]["loss"]
     assert found["ci"]["edited_minus_base"]["loss"] is None
-    assert found["provenance"]["command"].startswith("probe ")
+    assert shlex.split(found["provenance"]["command"]) == ["probe", "ablate", folder, *flags, "--json"]
 
 
 def test_prompts_with_answers_give_intervals(

@@ -70,7 +70,10 @@ class Spec:
         for item in rest.split(",") if colon else ():
             key, equals, value = item.partition("=")
             if not (key and equals and value):
-                raise UsageError(f"{text!r} was asked; {item!r} is not of the form k=v: write NAME:k=v,k=v")
+                raise UsageError(
+                    f"{text!r} was asked; {item!r} is not of the form k=v: write NAME:k=v,k=v, "
+                    "and join lists by +"
+                )
             if key in params:
                 raise UsageError(f"{text!r} was asked; it gives {key!r} twice: give each parameter once")
             params[key] = value

@@ -36,7 +36,10 @@ def read_heads(text: str) -> list[str]:
     >>> read_heads("L18.H6,L20.H6+L3.H1")
     ['L18.H6', 'L20.H6', 'L3.H1']
     """
-    return [str(HeadId.parse(part)) for part in re.split(r"[,+]", text)]
+    parts = re.split(r"[,+]", text)
+    if not all(part.strip() for part in parts):
+        raise UsageError(f"--heads {text!r} was asked; it leaves a head empty: write L18.H6,L20.H6")
+    return [str(HeadId.parse(part.strip())) for part in parts]
 
 
 def _takes_heads(spec: str) -> bool:

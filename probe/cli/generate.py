@@ -41,10 +41,10 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Continue a text with the model as it is and with edited heads, side by side."""
-    from probe.cli.inputs import read_input
+    from probe.cli.inputs import checked_text
     from probe.errors import UsageError
 
-    read_input(prompt, None, None)
+    checked_text(prompt, "--prompt")
     if temperature is not None and not sample:
         raise UsageError(f"--temperature {temperature} was asked without --sample; give both, or neither")
     # Everything cheap is checked before the imports below, which load torch.

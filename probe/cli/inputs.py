@@ -18,9 +18,9 @@ def read_input(text: str | None, file: Path | None, prompts: Path | None) -> str
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} were asked; a run reads one of them: give one")
     if text is not None:
-        return _checked(text, "--text")
+        return checked_text(text, "--text")
     if file is not None:
-        return _checked(read_text(file), str(file))
+        return checked_text(read_text(file), str(file))
     if prompts is not None:
         check_rows(prompts)
     return prompts
@@ -58,7 +58,8 @@ def check_rows(path: Path) -> None:
             )
 
 
-def _checked(text: str, source: str) -> str:
+def checked_text(text: str, source: str) -> str:
+    """The text from `source`; raises `InputError` where it is empty or no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -121,6 +121,7 @@ BAD_CALLS = {
     "unknown head": (["--text", "a b", "--how", "zero", "--heads", "L0.H4"], "unknown head 'L0.H4'"),
     "unknown layer": (["--text", "a b", "--how", "zero", "--heads", "L9.H0"], "unknown head 'L9.H0'"),
     "no head": (["--text", "a", "--how", "zero", "--heads", "18.6"], "heads are written like L18.H6"),
+    "empty head": (["--text", "a", "--how", "zero", "--heads", "L0.H1,"], "leaves a head empty"),
     "heads without taker": (["--text", "a", "--how", "zero:heads=L0.H1", "--heads", "L0.H2"], "leave --heads out"),
     "wrong number": (["--text", "a", "--how", "scale:heads=L0.H1,alpha=much"], "a number"),
     "empty text": (["--text", " ", "--how", "zero"], "no text"),

@@ -70,9 +70,10 @@ def test_no_effect_on_the_text_is_told(folder: str, capsys: pytest.CaptureFixtur
 BAD_CALLS = {
     "no prompt": (["--do", DO], "--prompt"),
     "no intervention": (["--prompt", "a"], "--do"),
-    "empty prompt": (["--prompt", " ", "--do", DO], "no text"),
+    "empty prompt": (["--prompt", " ", "--do", DO], "--prompt was asked; it holds no text"),
     "unknown head": (["--prompt", "a", "--do", "zero:heads=L5.H0"], "unknown head 'L5.H0'"),
     "unknown intervention": (["--prompt", "a", "--do", "sclae:alpha=2"], "did you mean 'scale'"),
+    "comma in a list": (["--prompt", "a", "--do", "zero:heads=L0.H0,L0.H1"], "join lists by +"),
     "temperature alone": (["--prompt", "a", "--do", DO, "--temperature", "1"], "without --sample"),
     "cold": (["--prompt", "a", "--do", DO, "--sample", "--temperature", "0"], "above 0"),
     "no tokens": (["--prompt", "a", "--do", DO, "--new-tokens", "0"], "at least 1"),

@@ -8,7 +8,7 @@ from probe_kernels.mask import Predicate, Span, Tile
 from probe_kernels.types import Edits
 from torch import Tensor
 
-from probe.errors import InterventionError
+from probe.errors import InterventionError, UsageError
 from probe.interventions.blocks import Memo, names_of, require_blocks
 from probe.interventions.target import Region, Target, name_of
 from probe.interventions.widening import Wider, rehide, widen
@@ -36,6 +36,11 @@ class BidirectionalSegments:
     def name(self) -> str:
         """How reports name it."""
         return name_of("bidirectional_segments", self.target, spans="+".join(self.spans))
+
+    @property
+    def settles(self) -> dict[str, str]:
+        """What documents see of each other."""
+        return {"document mask": "together"}
 
     def control(self, seed: int) -> "BidirectionalSegments":
         """Not to be had: raises `InterventionError`."""
@@ -88,6 +93,10 @@ def bidirectional_segments(spans: Iterable[str], **where: Unpack[Region]) -> Bid
         UsageError: no names, or a name twice. Where prompts are given: `InputError` for spans that are no adjacent
             blocks, `UnknownNameError` for spans that are not there.
     """
+    if "queries" in where:
+        raise UsageError(
+            "bidirectional_segments with queries was asked; documents see each other as a whole: leave queries out"
+        )
     return BidirectionalSegments(
         Target.of(None, {**where, "tower": where.get("tower") or "decoder"}), names_of(spans)
     )

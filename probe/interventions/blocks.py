@@ -92,7 +92,8 @@ def _ranks(batch: Batch, blocks: Blocks) -> Tensor:
 
 def names_of(spans: str | Iterable[str]) -> tuple[str, ...]:
     """The spans' names as given: a list of them, or one text joined by ``+``; raises `UsageError`."""
-    names = tuple(spans.split("+")) if isinstance(spans, str) else tuple(spans)
+    listed = spans if isinstance(spans, Iterable) else ()
+    names = tuple(listed.split("+")) if isinstance(listed, str) else tuple(listed)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise UsageError(
             f"spans={spans!r} was asked; give names of spans, such as doc:0+doc:1, or doc for all doc:…"

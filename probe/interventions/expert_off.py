@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from torch import Tensor
 
-from probe.errors import InterventionError, UsageError
+from probe.errors import InterventionError, UnknownNameError, UsageError
 from probe.interventions.module_rows import acts, token_rows
 from probe.interventions.routers import (
     ExpertId,
@@ -49,6 +49,11 @@ class Experts:
     def name(self) -> str:
         """How reports name it."""
         return name_of(f"expert_{self.how}", self.target, experts=self.experts, control=self.control_seed)
+
+    @property
+    def settles(self) -> dict[str, str]:
+        """Whether each of its experts may be chosen."""
+        return {} if self.control_seed is not None else {f"choice of {one}": self.how for one in self.experts}
 
     def control(self, seed: int) -> "Experts":
         """The same with as many other experts of each layer, drawn with `seed`."""
@@ -186,9 +191,12 @@ def _experts(
 ) -> Experts:
     if isinstance(experts, str):
         raise UsageError(f"experts={experts!r} was asked; give a list of experts, such as [{experts!r}]")
-    named = {one if isinstance(one, ExpertId) else ExpertId.parse(one) for one in experts}
-    if not named:
-        raise UsageError("experts=[] was asked; name at least one expert, such as L3.E7")
+    for unused in where.keys() - {"queries", "phase"}:
+        raise UnknownNameError.of(f"parameter of expert_{how}", unused, ("experts", "queries", "phase"))
+    listed = list(experts) if isinstance(experts, Iterable) else []
+    if not listed or not all(isinstance(one, str | ExpertId) for one in listed):
+        raise UsageError(f"experts={experts!r} was asked; name at least one expert, such as L3.E7")
+    named = {one if isinstance(one, ExpertId) else ExpertId.parse(one) for one in listed}
     return Experts(tuple(sorted(named)), how, Target.of(None, where))
 
 

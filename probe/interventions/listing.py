@@ -40,7 +40,12 @@ def _one(name: str) -> Listed:
         for key, one in parameters(factory).items()
         if key not in common() or one.default is inspect.Parameter.empty
     ]
-    papers = dict.fromkeys(_PAPER.findall(text + (inspect.getdoc(inspect.getmodule(factory)) or "")))
+    module = inspect.getmodule(factory)
+    made = [
+        one for _, one in inspect.getmembers(module, inspect.isclass) if one.__module__ == factory.__module__
+    ]
+    said = [text, *(inspect.getdoc(one) or "" for one in (module, *made))]
+    papers = dict.fromkeys(_PAPER.findall("\n".join(said)))
     return Listed(name, " ".join(text.split("\n\n")[0].split()), tuple(own), tuple(papers))
 
 

@@ -60,6 +60,11 @@ class Redistribute:
         """Whether it may find nothing to do: sinks, and heads by `rho`, are chosen by what is seen."""
         return self.source == SINKS or self.rho is not None
 
+    @property
+    def needs_spans(self) -> tuple[SpanChoice, ...]:
+        """The source, unless it is found, and the target."""
+        return (self.to,) if self.source == SINKS else (self.source, self.to)
+
     def control(self, seed: int) -> "Redistribute":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))
@@ -221,22 +226,17 @@ def redistribute(
         UsageError: a span, share, threshold, dimension, head, layer or phase that cannot be one.
         InterventionError: when opened: no sink dimension was found, or layer inputs cannot be seen.
     """
-    _check_shares({"fraction": fraction, "rho": rho, "floor": floor})
-    if fraction == 0 or not tau > 0 or tau == float("inf"):
+    _check_shares({"fraction": fraction, "floor": floor, **({} if rho is None else {"rho": rho})})
+    if fraction == 0 or not isinstance(tau, int | float) or not 0 < tau < float("inf"):
         raise UsageError(
-            f"redistribute with fraction={fraction:g}, tau={tau:g} was asked; both must be above 0"
+            f"redistribute with fraction={fraction:g}, tau={tau!r} was asked; both must be numbers above 0"
         )
     if source == target or target == SINKS:
         raise UsageError(
             f"redistribute from {as_text(source)!r} to {as_text(target)!r} was asked; name two spans, "
             "of which only the source may be 'sinks'"
         )
-    chosen = None if dims is None else tuple(sorted(set(dims)))
-    if chosen is not None and (source != SINKS or not chosen or chosen[0] < 0):
-        raise UsageError(
-            f"redistribute with dims={list(chosen)} was asked; dims are dimensions, counted from 0, "
-            "that tell sinks: they go with source='sinks'"
-        )
+    chosen = _dims(dims, source)
     selects = ("per_step",) if source == SINKS or rho is not None else ("fixed",)
     return Redistribute(
         Target.of(heads, where, selects=selects), checked(source, "source"), checked(target, "target"),
@@ -244,7 +244,19 @@ def redistribute(
     )  # fmt: skip
 
 
-def _check_shares(shares: Mapping[str, float | None]) -> None:
+def _check_shares(shares: Mapping[str, float]) -> None:
     for what, share in shares.items():
-        if share is not None and not 0 <= share <= 1:
-            raise UsageError(f"redistribute with {what}={share:g} was asked; it is a share, 0 to 1")
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UsageError(f"redistribute with {what}={share!r} was asked; it is a share, 0 to 1")
+
+
+def _dims(dims: Iterable[int] | None, source: SpanChoice) -> tuple[int, ...] | None:
+    if dims is None:
+        return None
+    listed = list(dims) if isinstance(dims, Iterable) else []
+    if source != SINKS or not listed or not all(isinstance(one, int) and one >= 0 for one in listed):
+        raise UsageError(
+            f"redistribute with dims={dims!r} was asked; dims are dimensions, counted from 0, "
+            "that tell sinks: they go with source='sinks'"
+        )
+    return tuple(sorted(set(listed)))

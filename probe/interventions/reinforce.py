@@ -229,7 +229,7 @@ def reinforce(
         InputError: when opened: a prompt without the span, or with nothing beside it.
         InterventionError: a model without a decoder that reads the prompt, or that takes no padding.
     """
-    if not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise UsageError(f"reinforce with alpha={alpha!r} was asked; alpha must be a finite number")
     if inputs is not None and not isinstance(inputs, Mapping):
         raise UsageError(

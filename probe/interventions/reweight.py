@@ -161,6 +161,10 @@ def reweight(
 
 
 def _table(gates: str | Mapping[str, float]) -> dict[HeadId, float]:
+    if not isinstance(gates, str | Mapping):
+        raise UsageError(
+            f"reweight with gates={gates!r} was asked; give a gate per head, such as {{'L1.H0': 0.5}}"
+        )
     pairs = [_pair(part) for part in gates.split("+")] if isinstance(gates, str) else list(gates.items())
     if not pairs:
         raise UsageError("reweight with no gates was asked; give at least one, such as L1.H0=0.5")

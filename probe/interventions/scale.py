@@ -34,17 +34,23 @@ class Scale:
         return edit_z(self.target, call, attended, lambda z: z * self.alpha)
 
 
-def scale(heads: Iterable[str | HeadId] | None = None, alpha: float = 1.0, **where: Unpack[Where]) -> Scale:
+def scale(
+    heads: Iterable[str | HeadId] | None = None, alpha: float | None = None, **where: Unpack[Where]
+) -> Scale:
     """Multiply a head's output z by `alpha` (2 doubles what it writes, 0 is `zero`, -1 reverses it).
 
     Args:
         heads: Heads such as ``["L18.H6"]``; all heads of the chosen layers if left out.
-        alpha: The factor, any finite number.
+        alpha: The factor, any finite number; it must be given.
         **where: Layers, tower, query rows and phase: see `probe.interventions.target.Where`.
 
     Raises:
         UsageError: a head, layer, span, phase or factor that cannot be one.
     """
+    if alpha is None:
+        raise UsageError(
+            "scale was asked without a factor, which would change nothing; give alpha, such as alpha=2"
+        )
     if not (isinstance(alpha, int | float) and abs(alpha) < float("inf")):
         raise UsageError(f"scale with alpha={alpha!r} was asked; alpha must be a finite number")
     return Scale(Target.of(heads, where), float(alpha))

@@ -79,6 +79,9 @@ class Target:
         if unknown:
             raise UnknownNameError.of("parameter", min(unknown), _KNOWN)
         phase, select = asked.get("phase", "both"), asked.get("select", next(iter(selects)))
+        tower = asked.get("tower")
+        if not (tower is None or (isinstance(tower, str) and tower)):
+            raise UsageError(f"tower={tower!r} was asked; a tower is a name, such as decoder or encoder")
         if phase not in PHASES:
             raise UsageError(f"phase {phase!r} was asked; it is one of {', '.join(PHASES)}")
         if select not in selects:
@@ -86,7 +89,7 @@ class Target:
         return cls(
             _heads(heads),
             _layers(asked.get("layers")),
-            asked.get("tower"),
+            tower,
             str(phase),
             checked(asked.get("queries", "all"), "queries"),
             str(select),
@@ -192,7 +195,10 @@ def _heads(heads: Iterable[str | HeadId] | None) -> tuple[HeadId, ...] | None:
         return None
     if isinstance(heads, str):
         raise UsageError(f"heads={heads!r} was asked; give a list of heads, such as [{heads!r}]")
-    named = tuple(sorted({h if isinstance(h, HeadId) else HeadId.parse(h) for h in heads}))
+    listed = list(heads) if isinstance(heads, Iterable) else None
+    if listed is None or not all(isinstance(one, str | HeadId) for one in listed):
+        raise UsageError(f"heads={heads!r} was asked; give a list of heads, such as ['L18.H6']")
+    named = tuple(sorted({h if isinstance(h, HeadId) else HeadId.parse(h) for h in listed}))
     if not named:
         raise UsageError("heads=[] was asked; name at least one head, or leave heads out for all of them")
     return named
@@ -203,7 +209,10 @@ def _layers(layers: object) -> tuple[int, ...] | None:
         return None
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise UsageError(f"layers={layers!r} was asked; give a list of layer numbers")
-    chosen = tuple(sorted({int(layer) for layer in layers}))
+    listed = list(layers)
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in listed):
+        raise UsageError(f"layers={listed!r} was asked; layers are whole numbers, counted from 0")
+    chosen = tuple(sorted(set(listed)))
     if not chosen:
         raise UsageError("layers=[] was asked; name at least one layer, or leave layers out for all of them")
     return chosen

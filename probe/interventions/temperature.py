@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from probe_kernels.types import Edits
@@ -94,7 +94,7 @@ def temperature(
         if not (isinstance(beta, int | float) and abs(beta) < float("inf")):
             raise UsageError(f"temperature with beta={beta!r} was asked; beta must be a finite number")
         return Temperature(Target.of(heads, where), None, float(beta))
-    numbers = [t] if isinstance(t, int | float) else list(t or ())
+    numbers: list[Any] = list(t) if isinstance(t, Sequence) else [t]
     if not numbers or not all(isinstance(one, int | float) and 0 <= one < float("inf") for one in numbers):
         raise UsageError(f"temperature with t={t!r} was asked; each t must be a finite number, 0 or more")
     if len(numbers) == 1:

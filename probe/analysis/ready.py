@@ -6,9 +6,12 @@ from typing import Any
 from probe.analysis.first_use import verify_on_first_use
 from probe.errors import InterventionError, UnseenLayersError, UsageError
 from probe.interventions.base import Prepares, Requires, edits_something
+from probe.interventions.contradictions import require_agreement
+from probe.interventions.named_spans import require_spans
 from probe.interventions.target import Target
 from probe.models import LoadedModel
 from probe.prompts import Prompt
+from probe.seam.hub import hub_of
 from probe.seam.places import places
 from probe.seam.session import Session
 
@@ -45,13 +48,24 @@ def ready(
 
     Raises:
         UsageError: something that edits nothing, or that needs prompts where none are known.
-        UnknownNameError: a tower, layer or head that the model does not have.
-        InterventionError: an intervention that cannot act on this model.
+        UnknownNameError: a tower, layer or head that the model does not have, or a span that a prompt does not have.
+        InterventionError: an intervention that cannot act on this model, or two that contradict each other.
         CaptureError: the model was verified on first use, and edits would not take effect.
     """
     edits = check_interventions(interventions)
     require_places(edits, loaded)
+    hub = hub_of(loaded.model)
+    around = [one for member in hub.members for one in member.interventions] if hub is not None else []
+    for alike in _lists(edits):
+        require_spans(alike, prompts or ())
+        require_agreement([*around, *alike] if alike is edits else alike, places(loaded.model), prompts)
     return tuple(one.prepare(loaded, prompts) if isinstance(one, Prepares) else one for one in edits)
+
+
+def _lists(edits: Sequence[Any]) -> list[Sequence[Any]]:
+    """The list itself, and the lists inside it, such as those that guidance runs."""
+    inside = [one.interventions for one in edits if isinstance(getattr(one, "interventions", None), tuple)]
+    return [edits, *(found for one in inside for found in _lists(one))]
 
 
 def require_edited(interventions: Sequence[Any], session: Session) -> None:

@@ -34,6 +34,11 @@ class Boost:
         rest = replace(self.target, queries="all")
         return name_of("boost", rest, queries=as_text(self.target.queries), span=as_text(self.span), a=self.a)
 
+    @property
+    def needs_spans(self) -> tuple[SpanChoice, ...]:
+        """Its tokens."""
+        return (self.span,)
+
     def control(self, seed: int) -> "Boost":
         """The same boost, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

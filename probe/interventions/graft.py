@@ -40,6 +40,11 @@ class Graft:
         """How reports name it."""
         return name_of("graft", self.target, kind=self.kind, window=self.window)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """The chosen heads' pattern; a local graft only narrows it."""
+        return {"pattern": "linear"} if self.kind == "linear" else {}
+
     def control(self, seed: int) -> "Graft":
         """The same, on as many other heads of each layer, drawn with `seed`; `UsageError` for whole layers."""
         return replace(self, target=self.target.control(seed))

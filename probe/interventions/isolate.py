@@ -35,6 +35,11 @@ class Isolate:
         """How reports name it."""
         return name_of("isolate", self.target, span=as_text(self.span), window=self.window)
 
+    @property
+    def needs_spans(self) -> tuple[SpanChoice, ...]:
+        """Its tokens."""
+        return (self.span,)
+
     def control(self, seed: int) -> "Isolate":
         """The same edges, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

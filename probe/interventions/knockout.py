@@ -29,6 +29,11 @@ class Knockout:
         """How reports name it."""
         return name_of("knockout", self.target, keys=as_text(self.keys))
 
+    @property
+    def needs_spans(self) -> tuple[SpanChoice, ...]:
+        """The keys."""
+        return (self.keys,)
+
     def control(self, seed: int) -> "Knockout":
         """The same edges, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

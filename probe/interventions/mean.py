@@ -35,6 +35,11 @@ class Mean:
         node, over = None if self.node == "z" else self.node, over_text(self.over)
         return name_of("mean", self.target, node=node, by_position=self.by_position or None, over=over)
 
+    @property
+    def settles(self) -> dict[str, tuple[str, int]]:
+        """What it replaces: z, or the stream."""
+        return {self.node: (replace(self, target=Target()).name, id(self.over))}
+
     def control(self, seed: int) -> "Mean":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed), means=None)

@@ -39,6 +39,11 @@ class MeanByToken:
             "mean_by_token", self.target, node=node, by_position=self.by_position or None, over=over
         )
 
+    @property
+    def settles(self) -> dict[str, tuple[str, int]]:
+        """What it replaces: z, or the stream."""
+        return {self.node: (replace(self, target=Target()).name, id(self.over))}
+
     def control(self, seed: int) -> "MeanByToken":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed), means=None)

@@ -37,6 +37,11 @@ class Patch:
         frozen = self.freeze if isinstance(self.freeze, str | None) else "+".join(map(str, self.freeze))
         return name_of("patch", self.target, node=node, freeze=frozen, source="<recording>")
 
+    @property
+    def settles(self) -> dict[str, tuple[str, int]]:
+        """What it replaces: z, a pattern, or a stream."""
+        return {self.node: ("patch", id(self.source))}
+
     def control(self, seed: int) -> "Patch":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

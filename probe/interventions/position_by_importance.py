@@ -50,6 +50,11 @@ class PositionByImportance:
         """Layers in which a sliding window brought the order back."""
         return note(self.name, self.cut)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """Where documents stand."""
+        return {"document positions": "by importance"}
+
     def control(self, seed: int) -> "PositionByImportance":
         """The same, in as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

@@ -39,6 +39,11 @@ class Resample:
         node = None if self.node == "z" else self.node
         return name_of("resample", self.target, node=node, seed=self.seed, over=over_text(self.over))
 
+    @property
+    def settles(self) -> dict[str, tuple[str, int]]:
+        """What it replaces: z, or the stream."""
+        return {self.node: (replace(self, target=Target()).name, id(self.over))}
+
     def control(self, seed: int) -> "Resample":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed), kept=None)

@@ -47,6 +47,11 @@ class SegmentGraph:
         """Every segment that an edge names, each once."""
         return tuple(dict.fromkeys(one for source, seen in self.edges for one in (source, *seen)))
 
+    @property
+    def needs_spans(self) -> tuple[SpanChoice, ...]:
+        """The segments."""
+        return self.segments
+
     def edits(self, call: AttentionCall) -> Edits:
         """Hide the keys of segments without an edge."""
         if not self.target.applies(call):

@@ -45,6 +45,11 @@ class SetBased:
         """Layers in which a sliding window brought the order back."""
         return note(self.name, self.cut)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """Where documents stand, and what they see of each other."""
+        return {"document positions": "parallel", "document mask": "apart"}
+
     def control(self, seed: int) -> "SetBased":
         """Not to be had: raises `InterventionError`."""
         raise InterventionError(

@@ -48,6 +48,11 @@ class Static:
         """How reports name it."""
         return name_of("static", self.target, size=self.size, over=over_text(self.over))
 
+    @property
+    def settles(self) -> dict[str, tuple[str, int]]:
+        """The chosen heads' pattern."""
+        return {"pattern": (replace(self, target=Target()).name, id(self.over))}
+
     def control(self, seed: int) -> "Static":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed), maps=None)

@@ -31,6 +31,11 @@ class ToBos:
         """How reports name it."""
         return name_of("to_bos", self.target)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """The chosen heads' pattern."""
+        return {"pattern": "the first key"}
+
     def control(self, seed: int) -> "ToBos":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

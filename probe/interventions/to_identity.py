@@ -33,6 +33,11 @@ class ToIdentity:
         """How reports name it."""
         return name_of("to_identity", self.target, u=self.u)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """The chosen heads' pattern, where nothing of it is left."""
+        return {"pattern": "the query's own key"} if self.u == 1 else {}
+
     def control(self, seed: int) -> "ToIdentity":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

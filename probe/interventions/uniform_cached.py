@@ -30,6 +30,11 @@ class UniformCached:
         """How reports name it; `phase` is always said, since its default is not ``both``."""
         return name_of("uniform_cached", replace(self.target, phase="both"), phase=self.target.phase)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """The chosen heads' pattern."""
+        return {"pattern": "uniform over cached keys"}
+
     def control(self, seed: int) -> "UniformCached":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

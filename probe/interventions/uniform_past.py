@@ -28,6 +28,11 @@ class UniformPast:
         """How reports name it."""
         return name_of("uniform_past", self.target)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """The chosen heads' pattern."""
+        return {"pattern": "uniform over visible keys"}
+
     def control(self, seed: int) -> "UniformPast":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

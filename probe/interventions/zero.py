@@ -24,6 +24,11 @@ class Zero:
         """How reports name it."""
         return name_of("zero", self.target)
 
+    @property
+    def settles(self) -> dict[str, str]:
+        """The chosen heads' z."""
+        return {"z": "zero"}
+
     def control(self, seed: int) -> "Zero":
         """The same, on as many other heads of each layer, drawn with `seed`."""
         return replace(self, target=self.target.control(seed))

@@ -3,39 +3,67 @@
     python docs/claims/run.py                    every claim, then the pages
     python docs/claims/run.py --claim masking    one claim (repeatable)
     python docs/claims/run.py --render           only the pages, from the stored results
+    python docs/claims/run.py --small --out DIR  a smoke check: few prompts, results and pages into DIR
 
-A claim that does not hold at this size is reported as not holding. Needs the model `smollm2-135m`, fetched.
+A run that is stopped goes on where it was. A claim that does not hold at this size is reported as not holding.
+Needs the model `smollm2-135m`, fetched.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 CLAIMS = ("masking", "document", "sentence")
 sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 
-def replay(claim: str) -> None:
+def replay(claim: str, out: Path, *, small: bool) -> None:
     """Measure one claim and store its result."""
+    from finished import Finished
     from machine import describe
+    from pages import write
 
-    found = importlib.import_module(f"claims.{claim}").measure()
+    began = time.monotonic()
+    module = importlib.import_module(f"claims.{claim}")
+    about = [claim, small, list(module.SETTINGS), _sources()]
+    finished = Finished(out / "results" / f"{claim}.unfinished.jsonl", about)
+    found: dict[str, Any] = module.measure(finished, small)
     stored = {
         "claim": claim,
-        "command": f"python docs/claims/run.py --claim {claim}",
+        "command": f"python docs/claims/run.py --claim {claim}" + (" --small" if small else ""),
         "machine": describe(),
+        "minutes": (time.monotonic() - began) / 60,
         **found,
     }
-    RESULTS.mkdir(exist_ok=True)
-    fresh = RESULTS / f"{claim}.json.new"
-    fresh.write_text(json.dumps(stored, indent=1, allow_nan=False) + "\n")
-    fresh.replace(RESULTS / f"{claim}.json")
+    write(out / "results" / f"{claim}.json", json.dumps(stored, indent=1, allow_nan=False) + "\n")
+    finished.drop()
+
+
+def _sources() -> str:
+    """A digest of the scripts that measure: what they gave before they were changed is not taken up."""
+    total = hashlib.sha256()
+    for name in ("heads", "needles", "ordinary", "reading"):
+        total.update((HERE / f"{name}.py").read_bytes())
+    return total.hexdigest()[:16]
+
+
+def render_all(out: Path) -> None:
+    """Write the page of every stored result, and the page that lists them."""
+    from pages import index, render, write
+
+    paths = [out / "results" / f"{claim}.json" for claim in CLAIMS]
+    stored = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    for one in stored:
+        write(out / f"{one['claim']}.md", render(one))
+    write(out / "README.md", index(stored))
 
 
 def main() -> int:
@@ -44,16 +72,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--claim", action="append", choices=CLAIMS, help="only this claim; may be repeated")
     parser.add_argument("--render", action="store_true", help="write the pages without measuring")
+    parser.add_argument("--small", action="store_true", help="few prompts, to see that it runs; needs --out")
+    parser.add_argument("--out", type=Path, default=HERE, help="where results and pages go")
     asked = parser.parse_args()
+    if asked.small and asked.out == HERE:
+        parser.error("--small was asked without --out; its numbers must not stand among the real ones")
+    if not asked.render and not asked.claim and not asked.small:
+        (HERE / "results" / "retrieval.json").unlink(missing_ok=True)  # all is measured anew
     for claim in () if asked.render else asked.claim or CLAIMS:
         print(f"replaying {claim} …", file=sys.stderr, flush=True)
-        replay(claim)
-    from pages import render
-
-    for claim in CLAIMS:
-        stored = RESULTS / f"{claim}.json"
-        if stored.is_file():
-            (HERE / f"{claim}.md").write_text(render(json.loads(stored.read_text())))
+        replay(claim, asked.out, small=asked.small)
+        render_all(asked.out)
+    render_all(asked.out)
     return 0
 
 

@@ -19,7 +19,7 @@ def render(stored: dict[str, Any]) -> str:
         "",
         stored["claimed"],
         "",
-        f"**{_verdict(stored)}**",
+        f"**At this size the claim {_verdict(stored)}.**",
         "",
         "## Measured",
         "",
@@ -29,8 +29,7 @@ def render(stored: dict[str, Any]) -> str:
     lines += ["## Found", "", *stored["found"], "", "## How", "", *stored["how"], ""]
     versions = f"torch {machine['torch']}, transformers {machine['transformers']}"
     lines += [
-        f"Written by `{stored['command']}` on {machine['day']} ({machine['processor']}, {versions}, float32, "
-        f"{stored['minutes']:.0f} minutes).",
+        f"Written by `{stored['command']}` on {machine['day']} ({machine['processor']}, {versions}, float32).",
         "",
     ]
     return "\n".join(lines)

@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ def replay(claim: str, out: Path, *, small: bool) -> None:
     from machine import describe
     from pages import write
 
-    began = time.monotonic()
     module = importlib.import_module(f"claims.{claim}")
     about = [claim, small, list(module.SETTINGS), _sources()]
     finished = Finished(out / "results" / f"{claim}.unfinished.jsonl", about)
@@ -40,7 +38,6 @@ def replay(claim: str, out: Path, *, small: bool) -> None:
         "claim": claim,
         "command": f"python docs/claims/run.py --claim {claim}" + (" --small" if small else ""),
         "machine": describe(),
-        "minutes": (time.monotonic() - began) / 60,
         **found,
     }
     write(out / "results" / f"{claim}.json", json.dumps(stored, indent=1, allow_nan=False) + "\n")

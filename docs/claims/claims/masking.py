@@ -148,8 +148,16 @@ def _verdicts(
             f"prompt by prompt: {shown(gap, needles)}. The claim {'holds' if lost else 'does not hold'} here."
         )
         lines.append(f"- {kind.name}, ordinary text: {_loss_words(loss, found.base)}")
-        brief.append(f"{kind.name}: recall {means[0]:.2f}, controls {means[1:].mean():.2f}")
-    return {"found": lines, "holds": bool(holds), "brief": "; ".join(brief)}
+        rise = (loss - found.base).mean(1)
+        brief.append(
+            f"{kind.name}: recall {means[0]:.2f} (controls {means[1:].mean():.2f}), loss on ordinary text "
+            f"{rise[0]:+.3f} nats (controls {rise[1:].mean():+.3f})"
+        )
+    return {
+        "found": lines,
+        "holds": bool(holds),
+        "brief": f"unedited: recall {base.recall.mean():.2f}; " + "; ".join(brief),
+    }
 
 
 def _loss_words(runs: np.ndarray, base: np.ndarray) -> str:

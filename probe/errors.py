@@ -13,6 +13,7 @@
     │   ├── UnsupportedAttentionError   a keyword, mask or cache that the seam does not honour
     │   └── ModelInUseError         a second observer on a model that somebody else observes or edits
     ├── MetricError                 a metric cannot be computed from what was captured
+    ├── WorkerError                 a process that was given part of the work failed or died
     ├── BudgetError                 the result would need more memory than was allowed (exit code 2)
     ├── ModelError                  weights that cannot be fetched, read or trusted: sha256, NaN (exit code 2)
     └── ReportError                 a report that cannot be read or does not hold what was asked (exit code 2)
@@ -80,6 +81,10 @@ class ModelInUseError(CaptureError):
 
 class MetricError(ProbeError):
     """A metric cannot be computed from what was captured."""
+
+
+class WorkerError(ProbeError):
+    """A process that was given part of the work failed or died; the message names that part."""
 
 
 class BudgetError(ProbeError):

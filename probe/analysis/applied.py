@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
 from probe.analysis.edit import spans_of
 from probe.analysis.ready import idle_error, require_edited
 from probe.interventions.sequences import counting_from
@@ -39,10 +41,20 @@ class Applied:
             UnseenLayersError: an edited layer ran without reaching the seam.
         """
         number = next((place for place, one in enumerate(self._prompts) if one is prompt), 0)
-        with counting_from(number):  # interventions that hold values per prompt give those of this one
+        with self.open_batch([spans_of(prompt)], number) as session:
+            yield session
+
+    @contextmanager
+    def open_batch(self, spans: Sequence[dict[str, Tensor]], first: int) -> Iterator[Session]:
+        """A session for forwards of a batch with such spans per row, whose first row is sequence number `first`.
+
+        Raises:
+            UnseenLayersError: an edited layer ran without reaching the seam.
+        """
+        with counting_from(first):  # interventions that hold values per prompt give those of these
             made = Session(self.loaded.model, (), self.interventions, mode="fused")
         with made as session:
-            session.announce([spans_of(prompt)])
+            session.announce(spans)
             yield session
             require_edited(self.interventions, session)
             self._acted |= {number for number, modules in session.effects.items() if modules}

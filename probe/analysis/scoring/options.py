@@ -1,0 +1,83 @@
+"""How documents are scored: every choice beside the model, the data, the intervention and its heads."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from probe.analysis.options import Progress
+from probe.errors import UnknownNameError, UsageError
+
+_LEAST = {"shard": 1, "batch_tokens": 1, "workers": 0, "seed": 0}
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Choices of one scoring run.
+
+    Attributes:
+        out: Folder of the scores; needed. A run that is interrupted resumes from it.
+        share: Share of all heads that is masked where no heads are named, the best retrieval heads first; above 0, at
+            most 1. The paper's is 0.05.
+        shard: Documents per Parquet file; a run that is killed does at most the shards in work again.
+        batch_tokens: Most tokens of one forward, padding included; a longer document goes alone.
+        max_tokens: Keep the first so many tokens of every document; None: as many as the model has positions.
+        workers: Processes that score, through Ray from 2 on; fewer score here, without Ray.
+        ray_address: A running Ray cluster to use, such as ``auto`` or ``10.0.0.1:6379``; None with several workers:
+            a cluster of this machine's own.
+        seed: Seed of everything random.
+        device: Where a model that is loaded here runs, such as ``cuda``.
+        dtype: What a model that is loaded here computes in, such as ``bfloat16``.
+        command: The command line, for the record.
+        progress: Called with (done, total, what) as documents are finished.
+    """
+
+    out: str | Path | None = None
+    share: float = 0.05
+    shard: int = 128
+    batch_tokens: int = 4096
+    max_tokens: int | None = None
+    workers: int = 0
+    ray_address: str | None = None
+    seed: int = 0
+    device: str | None = None
+    dtype: str | None = None
+    command: str | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UsageError(f"{name}={value!r} was asked; it must be a whole number from {least}")
+        if not 0.0 < self.share <= 1.0:
+            raise UsageError(f"share={self.share!r} was asked; write a number above 0 up to 1, such as 0.05")
+        if self.max_tokens is not None and self.max_tokens < 2:
+            raise UsageError(
+                f"max_tokens={self.max_tokens} was asked; a loss needs at least 2 tokens of a document"
+            )
+
+    @classmethod
+    def of(cls, options: "ScoreOptions | None", changes: dict[str, Any]) -> "ScoreOptions":
+        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
+        known = {field.name for field in fields(cls)}
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError.of("option of score", name, known)
+        return replace(options or cls(), **changes)
+
+    @property
+    def folder(self) -> Path:
+        """`out` as a path; raises `UsageError` where none was given."""
+        if self.out is None:
+            raise UsageError("documents were to be scored; no folder for the scores was given: give out")
+        return Path(self.out)
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the documents are scored through Ray."""
+        return self.workers > 1 or self.ray_address is not None
+
+    def report_progress(self, done: int, total: int, what: str) -> None:
+        """Tell whoever asked how far the run is."""
+        if self.progress is not None:
+            self.progress(done, total, what)

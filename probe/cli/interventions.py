@@ -30,4 +30,8 @@ def interventions(
         )
         out.print(Text.assemble((f"{clean(one.name):<{wide}}", "bold"), clean(facts)))
         out.print(Padding(clean(one.summary), (0, 0, 0, wide)))
-    out.print(f"\nwrite NAME:k=v,k=v with lists joined by +; all take {', '.join(common())} where they apply")
+    out.print(
+        f"\nwrite NAME:k=v,k=v with lists joined by +; all take {', '.join(common())} where they apply; "
+        "what stands in [] has no default",
+        markup=False,
+    )

@@ -14,7 +14,10 @@ _PAPER = re.compile(r"arXiv:\s*(\d{4}\.\d{4,5})")
 
 @dataclass(frozen=True)
 class Listed:
-    """One intervention: its name, first sentence, own parameters (``alpha=1.0``; ``keys`` must be given) and paper."""
+    """One intervention: its name, first sentence, own parameters and papers.
+
+    Parameters are written ``keys`` (must be given), ``u=1.0`` (its default) or ``[over]`` (none unless given).
+    """
 
     name: str
     summary: str
@@ -52,4 +55,4 @@ def _one(name: str) -> Listed:
 def _shown(one: inspect.Parameter) -> str:
     if one.default is inspect.Parameter.empty:
         return one.name
-    return f"{one.name}={'' if one.default is None else one.default}".rstrip("=")
+    return f"[{one.name}]" if one.default is None else f"{one.name}={one.default}"

@@ -28,4 +28,8 @@ def require_spans(interventions: Sequence[Any], prompts: Sequence[Prompt]) -> No
                 continue
             for prompt in prompts:
                 if span not in prompt.spans:
-                    raise UnknownNameError.of(f"span of prompt {prompt.id!r}", span, prompt.spans)
+                    raise UnknownNameError(
+                        f"{one.name} was asked; prompt {prompt.id!r} has no span {span!r}, only "
+                        f"{', '.join(sorted(prompt.spans))}: give the prompt that span (spans= in Python, "
+                        '"spans" in a prompts file), or name start..stop in tokens'
+                    )

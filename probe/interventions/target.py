@@ -128,9 +128,11 @@ class Target:
         chosen = self._named(place)
         for head in chosen:
             if head >= n_heads:
-                asked = str(HeadId(place.tower, place.layer, head))
-                known = [str(HeadId(place.tower, place.layer, h)) for h in range(n_heads)]
-                raise UnknownNameError.of("head", asked, known)
+                asked, last = (str(HeadId(place.tower, place.layer, one)) for one in (head, n_heads - 1))
+                raise UnknownNameError(
+                    f"unknown head {asked!r}; layer {place.layer} of the {place.tower} has {n_heads} heads: "
+                    f"name one up to {last}"
+                )
         return tuple(chosen) if self.control_seed is None else self._others(place, chosen, n_heads)
 
     def rows_of(self, call: AttentionCall) -> Bool[Tensor, "batch query_pos"] | None:
@@ -145,8 +147,7 @@ class Target:
         found = {(place.tower, place.layer) for place in places.values()}
         for head in self.heads or ():
             if (head.tower, head.layer) not in found:
-                first = sorted(str(HeadId(tower, layer, 0)) for tower, layer in found)
-                raise UnknownNameError.of("head", str(head), first)
+                raise UnknownNameError(f"unknown head {str(head)!r}; {_layers_of(head.tower, found)}")
         for layer in self.layers or ():
             if not any(number == layer and self.tower in (None, tower) for tower, number in found):
                 raise UnknownNameError.of("layer", str(layer), {str(number) for _, number in found})
@@ -202,6 +203,16 @@ def _heads(heads: Iterable[str | HeadId] | None) -> tuple[HeadId, ...] | None:
     if not named:
         raise UsageError("heads=[] was asked; name at least one head, or leave heads out for all of them")
     return named
+
+
+def _layers_of(tower: str, found: Collection[tuple[str, int]]) -> str:
+    """What layers there are in a tower, and what to do about it, for an error."""
+    numbers = sorted(layer for name, layer in found if name == tower)
+    if not numbers:
+        return f"the model has no {tower}: name heads of {', '.join(sorted({name for name, _ in found}))}"
+    if len(numbers) == numbers[-1] - numbers[0] + 1:
+        return f"the {tower} has layers {numbers[0]} to {numbers[-1]}: name one of these"
+    return f"the {tower} has attention in layers {', '.join(map(str, numbers))}: name one of these"
 
 
 def _layers(layers: object) -> tuple[int, ...] | None:

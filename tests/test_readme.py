@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,9 +40,13 @@ def _commands() -> list[str]:
 
 @functools.cache
 def _run(line: str) -> str:
-    """What a command line prints; each line runs once, whichever tests look at it."""
+    """What a command line prints, beside the file of prompts that the README shows; each line runs once."""
     command = f"'{PROBE}' {line.removeprefix('probe ')}"
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "facts.jsonl").write_text(_blocks("jsonl")[0])
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], capture_output=True, text=True, check=False, cwd=folder
+        )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -88,13 +93,35 @@ def test_metric_table_is_that_of_the_program() -> None:
     assert documented == {info.name: info.unit for info in metric_infos()}
 
 
-def test_json_block_has_the_shape_of_the_real_answer(smollm2: "LoadedModel") -> None:
+def test_intervention_table_is_that_of_the_program() -> None:
+    """The table of interventions holds each of them with its own parameters, and no other; Python's are named."""
+    from probe import interventions
+    from probe.interventions.listing import listed
+
+    section = _section("Interventions")
+    rows = re.findall(r"^\| `([a-z_]+)` \|[^|]*\|([^|]*)\|$", section, re.MULTILINE)
+    documented = {name: tuple(re.findall(r"`([^`]+)`", parameters)) for name, parameters in rows}
+    assert documented == {one.name: one.parameters for one in listed()}
+    beside = {"patch", "guidance", "recording"}
+    assert beside <= set(interventions.__all__) - documented.keys()
+    assert all(f"`{name}`" in section for name in beside)
+
+
+@pytest.mark.parametrize("command", ["analyze", "ablate"])
+def test_json_blocks_have_the_shape_of_the_real_answers(command: str, smollm2: "LoadedModel") -> None:
     """The JSON in the README has the keys of what the program prints."""
-    shown = json.loads(_blocks("json")[0])
-    real = json.loads(_run(next(line for line in _commands() if line.endswith("--json"))))
+    key = {"analyze": "metrics", "ablate": "runs"}[command]
+    shown = next(one for one in map(json.loads, _blocks("json")) if key in one)
+    real = json.loads(_run(next(line for line in _commands() if f" {command} " in line and "--json" in line)))
     assert smollm2.name
     assert shown.keys() == real.keys()
-    assert shown["metrics"]["entropy"].keys() == real["metrics"]["entropy"].keys()
+    assert shown[key].keys() <= real[key].keys()
+    first = next(iter(shown[key]))
+    assert shown[key][first].keys() == real[key][first].keys()
+    if command == "ablate":
+        shortened = [(shown["runs"][run], real["runs"][run]) for run in ("edited", "control")]
+        shortened += [(shown["by_prompt"][0], real["by_prompt"][0]), (shown["ci"], real["ci"])]
+        assert all(mine.keys() <= theirs.keys() for mine, theirs in shortened)
 
 
 def test_links_lead_somewhere() -> None:

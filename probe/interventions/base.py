@@ -18,6 +18,8 @@ While a session is open:
 Interventions of a list apply in order: all ``inputs``, then in every layer all ``call`` edits, all edits of scores,
 all edits of probabilities, all ``attended``. Hooks on modules act where their module stands in the model; on the same
 module they act in the order of the list. Returning the very object that was given means: nothing was changed here.
+One with an attribute ``narrow`` (true) may name edges that no row has, such as later keys under a causal mask: it
+counts as having acted only when it has changed a block.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from probe_kernels.types import Edits
@@ -27,6 +27,7 @@ class Boost:
     target: Target
     span: SpanChoice
     a: float
+    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

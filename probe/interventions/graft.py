@@ -45,6 +45,11 @@ class Graft:
         """The chosen heads' pattern; a local graft only narrows it."""
         return {"pattern": "linear"} if self.kind == "linear" else {}
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it may hide nothing: a local graft of a wide window."""
+        return self.kind == "local"
+
     def control(self, seed: int) -> "Graft":
         """The same, on as many other heads of each layer, drawn with `seed`; `UsageError` for whole layers."""
         return replace(self, target=self.target.control(seed))

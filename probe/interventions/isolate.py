@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from probe_kernels.types import Edits
 from torch import Tensor
@@ -29,6 +29,7 @@ class Isolate:
     target: Target
     span: SpanChoice
     window: int
+    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

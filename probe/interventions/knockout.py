@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from probe_kernels.types import Edits
 from torch import Tensor
@@ -23,6 +23,7 @@ class Knockout:
 
     target: Target
     keys: SpanChoice
+    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from jaxtyping import Bool
@@ -32,6 +32,7 @@ class SegmentGraph:
 
     target: Target
     edges: Edges
+    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import torch
 from jaxtyping import Bool
@@ -35,6 +35,7 @@ class SparsePattern:
 
     target: Target
     keep: tuple[Kept, ...]
+    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

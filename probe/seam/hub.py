@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from probe.errors import ModelInUseError, UnsupportedAttentionError
 from probe.seam.build import batch_for, build_call
 from probe.seam.call import Activation, AttentionCall, Batch, Phase, Place
+from probe.seam.effects import told
 from probe.seam.fallback import Fallback
 from probe.seam.forwards import Forward, Forwards
 from probe.seam.masks import LazyMask, spec_of
@@ -219,9 +220,18 @@ class Hub:
         for member, index, one in self._with("edits"):
             edits = one.edits(call)
             if edits.scores or edits.probs:
-                member.effects.setdefault(index, set()).add(module)
+                edits = self._noted(member, index, one, edits, module)
             scores, probs = scores + edits.scores, probs + edits.probs
         return call, Edits(scores, probs) if scores or probs else None
+
+    @staticmethod
+    def _noted(member: Member, index: int, one: Any, edits: Edits, module: str) -> Edits:
+        """The edits, whose effect is noted: at once, or for a narrow one when it first changes a block."""
+        fired = member.effects.setdefault(index, set())
+        if fired or not getattr(one, "narrow", False):
+            fired.add(module)
+            return edits
+        return told(edits, lambda: fired.add(module))
 
     def edit_attended(self, call: AttentionCall, attended: Attended) -> Attended:
         """The result after every ``attended`` edit, in order."""

@@ -6,7 +6,7 @@ from small_models import gpt2, letters, llama
 
 import probe
 from probe.errors import InputError, InterventionError, UnknownNameError
-from probe.interventions import knockout, scale, zero
+from probe.interventions import boost, drop, graft, isolate, knockout, pattern, scale, zero
 
 IDS = torch.tensor([[5, 9, 3, 7, 5, 9, 2, 8, 4, 6, 5, 9]])
 
@@ -167,3 +167,31 @@ def test_missing_heads_and_spans_are_loud():
     prompt = probe.Prompt.of("abcd", tokenizer)
     with pytest.raises(UnknownNameError, match="needle"):
         edited(model, knockout("last", "needle"), ids=torch.tensor([prompt.tokens]), prompts=[prompt])
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        knockout((0, 2), (5, 8)),
+        drop((0, 2), (5, 8)),
+        boost((5, 8), 1.0, queries=(0, 2)),
+        isolate((2, 6), 9),
+        pattern("window=99"),
+        graft("local", 99, layers=[0, 1]),
+    ],
+    ids=lambda one: one.name,
+)
+def test_edges_that_no_row_has_are_no_edit(one):
+    """Keys that the mask hides anyway, windows that reach everything: nothing would be changed, so it is an error."""
+    with pytest.raises(InterventionError, match=r"changed nothing in 1 forwards through model\.layers\.0"):
+        edited(llama(), one)
+
+
+def test_an_edge_that_only_later_rows_have_acts_where_they_come():
+    """Nothing is hidden from the prompt; the rows that continue it lose the key."""
+    model = llama()
+    with probe.edit(model, [knockout("all", (4, 5), phase="both")]) as session, torch.no_grad():
+        cached = model(IDS[:, :4], use_cache=True).past_key_values
+        assert session.idle
+        model(IDS[:, 4:7], past_key_values=cached)
+        assert not session.idle

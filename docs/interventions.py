@@ -82,7 +82,7 @@ def measure_one(name: str, cases: Collection[str]) -> list[tuple[str, str, Compa
                 continue
             try:
                 answers.append((case.name, way, compare(subject, case.name, way)))
-            except (ProbeError, ValueError) as error:
+            except (ProbeError, ValueError, RuntimeError) as error:
                 answers.append((case.name, way, f"{type(error).__name__}: {error}"))
     return answers
 

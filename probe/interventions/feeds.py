@@ -158,7 +158,10 @@ def _ready(given: Mapping[str, Any], loaded: LoadedModel) -> Feed:
 
 
 def _device(loaded: LoadedModel) -> torch.device:
-    weight = getattr(getattr(loaded.model, "get_input_embeddings", lambda: None)(), "weight", None)
+    try:
+        weight = getattr(getattr(loaded.model, "get_input_embeddings", lambda: None)(), "weight", None)
+    except NotImplementedError:  # a model of two towers has no one embedding
+        return loaded.device
     return weight.device if isinstance(weight, Tensor) else loaded.device
 
 

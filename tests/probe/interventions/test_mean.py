@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_models import gpt2, letters, llama, mistral, t5
+from subjects.catalogue import SUBJECTS
 from swapped import exact, stream_changed, streams_of, with_heads, z_changed, z_of
 from tiny import gpt_oss
 
@@ -202,3 +203,15 @@ def test_unknown_layers_of_a_stream():
     """A layer that is not there is named."""
     with pytest.raises(UnknownNameError, match="layer '7'"):
         logits(llama(), mean(node="resid", layers=[7], over=OVER))
+
+
+def test_a_model_of_two_towers_has_no_one_embedding():
+    """Where transformers knows no input embeddings, the reference still runs."""
+    subject = SUBJECTS["clip"]
+    model = subject.model()
+    inputs = subject.inputs(model, 1, 9)
+    with pytest.raises(NotImplementedError):
+        model.get_input_embeddings()
+    with probe.edit(model, [mean(["L0.H0"], over=[inputs])]) as session, torch.no_grad():
+        model(**inputs)
+        assert not session.idle

@@ -34,6 +34,11 @@ class Free:
     blocks: Blocks
     heads: tuple[int, ...]
 
+    def turned_back(self) -> "Free":
+        """The same with its queries and keys computed: once, outside the blocks that a backward pass computes again."""
+        _ = self.query, self.key
+        return self
+
     @cached_property
     def dtype(self) -> torch.dtype:
         """What is computed in: float64 where the model is, else float32."""
@@ -134,10 +139,12 @@ class Free:
             raise InterventionError(f"{self.call.place.module} gave no queries and keys to look at")
         return self.call.scores
 
+    @torch.no_grad()
     def starts(self, rows: slice, rank: Int[Tensor, "batch block"]) -> Int[Tensor, "batch chosen rows block"]:
         """The position at which each document begins for each row: the least important first, a row's own last.
 
-        Documents that are alike in importance go by `rank`, which says nothing of where they stand.
+        Documents that are alike in importance go by `rank`, which says nothing of where they stand. An order has no
+        gradient.
         """
         own = self.query_block[:, rows]
         weight = self.of_rows(rows)

@@ -90,7 +90,7 @@ class PositionByImportance:
         require_whole((free.query_block >= 0).sum(1), blocks.total, self.name)
         if cuts(call, blocks):
             self.cut.add(call.place.module)
-        placing = _Placing(free, self.memo.ranks(call.batch, blocks))
+        placing = _Placing(free.turned_back(), self.memo.ranks(call.batch, blocks))
         return edit_scores(self.target, call, placing.apply)
 
     def _rotation(self, call: AttentionCall) -> Rotation | None:

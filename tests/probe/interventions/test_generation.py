@@ -16,6 +16,7 @@ from torch import nn
 
 import probe
 from probe import interventions as of
+from probe.analysis.edit import spans_of
 
 NEW = 4
 PROMPTS = [
@@ -119,3 +120,23 @@ def test_experts_are_switched_at_every_step(edit: Callable[..., Any], how: str) 
     text, found = steps(model, edits, how)
     torch.testing.assert_close(found, whole(model, edits, text), atol=1e-4, rtol=1e-4)
     assert float((found - whole(model, [of.scale(alpha=1.0)], text)).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["static", "reinforce", "soft gates", "set-based", "PINE", "several"])
+def test_gradients_are_those_of_the_edited_forward(name: str) -> None:
+    """The derivative along a random direction of the embeddings, against a difference of two edited forwards."""
+    model, step = llama().double(), 1e-4  # norms of this model compute in float32
+    weight = model.get_input_embeddings().weight
+    along = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2), dtype=weight.dtype)
+    with probe.edit(model, EDITS[name](), prompts=PROMPTS) as session:
+
+        def loss(shift: float) -> torch.Tensor:
+            session.announce([spans_of(prompt) for prompt in PROMPTS])
+            with torch.no_grad():
+                weight.add_(shift * along)
+            return model(**BATCH).logits[BATCH["attention_mask"].bool()].square().mean()
+
+        loss(0.0).backward()
+        with torch.no_grad():
+            expected = (loss(step) - loss(-2 * step)) / (2 * step)
+    torch.testing.assert_close((weight.grad * along).sum(), expected, atol=1e-4, rtol=2e-3)

@@ -212,6 +212,6 @@ def test_a_model_of_two_towers_has_no_one_embedding():
     inputs = subject.inputs(model, 1, 9)
     with pytest.raises(NotImplementedError):
         model.get_input_embeddings()
-    with probe.edit(model, [mean(["L0.H0"], over=[inputs])]) as session, torch.no_grad():
+    with probe.edit(model, [mean(layers=[0], over=[inputs])]) as session, torch.no_grad():
         model(**inputs)
         assert not session.idle

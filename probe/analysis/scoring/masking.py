@@ -33,6 +33,8 @@ def make_mask(how: object, heads: Sequence[str] | None) -> Any:
         UsageError: heads that `how` does not take or names itself, or an edit that rests in a forward over a text.
     """
     if heads is not None and not wants_heads(how):
+        if isinstance(how, str):
+            make(how)  # a name that does not exist is told first
         raise UsageError(
             f"{how if isinstance(how, str) else getattr(how, 'name', how)} was asked with heads given apart; it names "
             "its own or has none: leave heads out"

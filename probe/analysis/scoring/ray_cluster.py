@@ -14,6 +14,7 @@ from probe.errors import UsageError
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 _LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _LOOPBACK = "127.0.0.1"
+_SILENT: Mapping[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _STORE_BYTES = 2**28  # of a local cluster: texts and scores on their way
 
 
@@ -43,28 +44,41 @@ def cluster(address: str | None, workers: int, gpus: int) -> Iterator[Any]:
         yield ray
         return
     with environment({**_QUIET, **(_LOCAL if address is None else {})}):
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
-            cores = max(workers, _cores())
-            quiet |= {"num_cpus": cores, "num_gpus": gpus, "object_store_memory": _STORE_BYTES}
-            ray.init("local", include_dashboard=False, **quiet)
+            _start(ray, max(workers, _cores()), gpus)
         else:
-            try:
-                ray.init(address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise UsageError(
-                    f"ray_address={address} was asked; no cluster could be joined there ({reason}): check the address"
-                ) from error
+            _join(ray, address)
     try:
-        if address is None and ray.util.get_node_ip_address() != _LOOPBACK:
-            raise UsageError(
-                "several workers were asked; Ray was imported before probe and would listen to other machines: call "
-                "ray.init() yourself, or import probe's scores first"
-            )
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, cpus: int, gpus: int) -> None:
+    """A cluster that listens on the loopback address alone."""
+    if ray.util.get_node_ip_address() != _LOOPBACK:
+        raise UsageError(
+            "several workers were asked; Ray was imported before, and its cluster would listen to other machines: set "
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before that import, or call ray.init() yourself"
+        )
+    ray.init(
+        "local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        object_store_memory=_STORE_BYTES,
+        include_dashboard=False,
+        **_SILENT,
+    )
+
+
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address, **_SILENT)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"ray_address={address} was asked; no cluster could be joined there ({reason}): check the address"
+        ) from error
 
 
 def processors(ray: Any) -> list[int]:

@@ -1,13 +1,12 @@
 """Shards scored by several processes, each with the model loaded once, through Ray."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from probe.analysis.ready import ready
 from probe.analysis.scoring.documents import Document
 from probe.analysis.scoring.options import ScoreOptions
 from probe.analysis.scoring.plan import model_digest
@@ -17,7 +16,7 @@ from probe.errors import ModelError, ProbeError, UsageError, WorkerError
 from probe.models import load
 
 Shards = Iterable[tuple[int, list[Document]]]
-Found = Iterator[tuple[int, ShardScores]]
+Found = Generator[tuple[int, ShardScores], None, None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class Worker:
                 f"{spec.model} was to be loaded by a worker; it found other weights under that name: put the same "
                 "files on every machine"
             )
-        ready([spec.mask], loaded)
         self._scorer = Scorer(loaded, spec.mask, spec.options)
 
     def score(self, documents: list[Document]) -> ShardScores:

@@ -1,6 +1,7 @@
 """``probe.score``: how much worse each document is predicted without some heads."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -89,7 +90,8 @@ def _heads(plan: Plan, loaded: LoadedModel, store: ShardStore) -> ChosenHeads:
 
 
 Shards = Iterable[tuple[int, list[Document]]]
-Run = Callable[[Shards], Iterator[tuple[int, ShardScores]]]
+Found = Generator[tuple[int, ShardScores], None, None]
+Run = Callable[[Shards], Found]
 
 
 def _keep(plan: Plan, store: ShardStore, run: Run) -> dict[str, float]:
@@ -101,20 +103,19 @@ def _keep(plan: Plan, store: ShardStore, run: Run) -> dict[str, float]:
         done = _done(store, total, size)
         plan.options.report_progress(done, total, "documents")
         shards = in_shards(plan.source.read(min(todo) * size), size, todo)
-        for number, found in run(shards):
-            _check_size(plan, number, len(found.rows))
-            store.keep(number, found)
-            documents += len(found.rows)
-            tokens += sum(row.tokens for row in found.rows)
-            plan.options.report_progress(done + documents, total, "documents")
+        with closing(run(shards)) as scored:  # workers go at once, whatever stops this loop
+            for number, found in scored:
+                _check_size(plan, number, len(found.rows))
+                store.keep(number, found)
+                documents += len(found.rows)
+                tokens += sum(row.tokens for row in found.rows)
+                plan.options.report_progress(done + documents, total, "documents")
     if len(store.finished) < plan.n_shards:
         raise InputError(f"the data {plan.data.name} became shorter while they were read: repeat the call")
     return {"documents": documents, "tokens": tokens, "seconds": round(monotonic() - began, 3)}
 
 
-def _scored_here(
-    plan: Plan, store: ShardStore, scorer: Scorer, shards: Shards
-) -> Iterator[tuple[int, ShardScores]]:
+def _scored_here(plan: Plan, store: ShardStore, scorer: Scorer, shards: Shards) -> Found:
     """The plain path: one shard after another, in this process."""
     options, total = plan.options, plan.data.documents
     for number, documents in shards:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from probe.analysis.forecast import forecast
     from probe.analysis.generation import generate
     from probe.analysis.observe import observe
+    from probe.analysis.scoring import score
+    from probe.analysis.sweeping import sweep
     from probe.errors import ProbeError
     from probe.metrics import METRICS
     from probe.models import LoadedModel, fetch, load
@@ -35,7 +37,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "ablate", "analyze", "capture",
-    "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "verify",
+    "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "score", "sweep",
+    "verify",
 ]  # fmt: skip
 
 _WHERE = {
@@ -53,6 +56,8 @@ _WHERE = {
     "capture": "probe.analysis",
     "forecast": "probe.analysis",
     "generate": "probe.analysis",
+    "score": "probe.analysis.scoring",
+    "sweep": "probe.analysis.sweeping",
     "open_capture": "probe.analysis.captured",
     "METRICS": "probe.metrics",
     "Report": "probe.report",

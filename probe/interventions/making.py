@@ -50,6 +50,18 @@ def make(spec: str, **more: Any) -> Any:
     return INTERVENTIONS[name](**values)
 
 
+def extended(spec: str, more: Mapping[str, str]) -> str:
+    """A spec with further parameters as text.
+
+    >>> extended("scale=2", {"queries": "last"})
+    'scale:alpha=2,queries=last'
+    """
+    whole = _legacy(spec.strip())
+    for name, text in more.items():
+        whole += f"{',' if ':' in whole else ':'}{name}={text}"
+    return whole
+
+
 def parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of an intervention's factory by name, those of `Where` included."""
     named = inspect.signature(factory).parameters.values()

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
+from probe_kernels import chosen_backend
 from torch import Tensor
 
+from probe.analysis.first_use import drift_of
 from probe.analysis.inputs import Item
 from probe.analysis.records import bos_of, model_record, prompt_records
 from probe.analysis.sweeping.plan import Plan
@@ -40,6 +42,9 @@ def make_report(
     items = [Item(case.prompt) for case in plan.cases]
     provenance = Provenance(
         model=model_record(plan.loaded),
+        mode="fused",
+        kernels=chosen_backend(None),
+        logit_drift=drift_of(plan.loaded.model, "fused"),
         tokens=sum(len(case.tokens) for case in plan.cases),
         prompts=len(plan.cases),
         seed=plan.options.seed,
@@ -74,7 +79,7 @@ def _answer(plan: Plan, number: int, tower: str, base: Tensor, edited: Mapping[s
         paper=_PAPER,
         bibtex=_BIBTEX,
         tower=tower,
-        head_map=by_case.mean("prompt"),
+        head_map=by_case.mean("prompt", skipna=False),
         by_prompt=by_case,
         extra={
             "base": xr.DataArray(

@@ -12,6 +12,8 @@ from torch import Tensor
 from probe.analysis.edit import spans_of
 from probe.prompts import Prompt
 
+MOST_TOKENS = 1024  # tokens in one forward
+
 
 @dataclass(frozen=True)
 class Case:
@@ -68,11 +70,17 @@ class Group:
 
 
 def grouped(cases: Sequence[Case]) -> list[Group]:
-    """Cases of the same length, prompt length and first scored row together, in order of appearance."""
+    """Cases of the same length, prompt length and first scored row together, as many as one forward takes."""
     found: dict[tuple[int, int, int], list[int]] = {}
     for number, case in enumerate(cases):
         found.setdefault((len(case.tokens), case.told, case.first), []).append(number)
-    return [Group(tuple(numbers), tuple(cases[n] for n in numbers)) for numbers in found.values()]
+    parts = [
+        numbers[start : start + size]
+        for (length, *_), numbers in found.items()
+        for size in [max(1, MOST_TOKENS // length)]
+        for start in range(0, len(numbers), size)
+    ]
+    return [Group(tuple(numbers), tuple(cases[n] for n in numbers)) for numbers in parts]
 
 
 def digest(cases: Sequence[Case]) -> str:

@@ -54,15 +54,14 @@ class KeptAttention:
     call: AttentionCall
     result: Attended
 
-    def edited(self, interventions: Sequence[Any]) -> Tensor | None:
-        """What the module returns under each intervention, one batch after another; None where one changes nothing."""
-        made = []
-        for one in interventions:
-            after = one.attended(self.call, self.result)
-            if after is self.result or after.z is None:
-                return None
-            made.append(after.z)
-        found: Tensor = self.projection(_flat(torch.cat(made)))
+    def edited(self, intervention: Any) -> Tensor | None:
+        """The z of an intervention; None where it changes nothing."""
+        after = intervention.attended(self.call, self.result)
+        return None if after is self.result else after.z
+
+    def made_of(self, several: Sequence[Tensor]) -> Tensor:
+        """What the module returns for each of several z, one batch after another."""
+        found: Tensor = self.projection(_flat(torch.cat(list(several))))
         return found.to(self.output.tensor.dtype)
 
     @contextmanager

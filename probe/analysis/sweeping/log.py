@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probe.analysis.resume import Unfinished
+from probe.analysis.resume import UNFINISHED, Unfinished
 from probe.errors import OutputError
 
 Scores = list[list[float]]  # [number][case]
@@ -20,6 +20,16 @@ Scores = list[list[float]]  # [number][case]
 def digest_of(fingerprint: Mapping[str, Any]) -> str:
     """The content address of a sweep: model, prompts, intervention, task and parameters."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def unfinished(runs: Path, fingerprint: Mapping[str, Any]) -> Path | None:
+    """The folder under `runs` in which a sweep of this fingerprint was interrupted; None where there is none."""
+    found = sorted(runs.glob(f"*/{UNFINISHED}/{_name(fingerprint)}"))
+    return found[-1].parent.parent if found else None
+
+
+def _name(fingerprint: Mapping[str, Any]) -> str:
+    return f"effects-{digest_of(fingerprint)}.jsonl"
 
 
 class EffectLog(Unfinished):
@@ -32,7 +42,7 @@ class EffectLog(Unfinished):
             OutputError: the folder holds an unfinished run of something else, or another process writes there.
         """
         super().__init__(folder, fingerprint)
-        self.path = self.folder / f"effects-{digest_of(fingerprint)}.jsonl"
+        self.path = self.folder / _name(fingerprint)
         self.finished: dict[str, Scores] = {}
         self._read()
 

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analysis.ready import require_edited, require_effect
+from probe.analysis.ready import require_edited
 from probe.analysis.sweeping.plan import Plan
 from probe.analysis.sweeping.prefix import Feed
 from probe.analysis.sweeping.stack import Stack
 from probe.analysis.sweeping.track import Track
 from probe.analysis.sweeping.trial import differs, outside
-from probe.analysis.sweeping.units import Unit
+from probe.analysis.sweeping.units import Unit, require_narrow
 from probe.analysis.sweeping.whole import Whole
 from probe.seam.session import Session
 
@@ -26,6 +26,7 @@ class Measure:
     def __init__(self, plan: Plan, todo: Sequence[Unit]) -> None:
         self.plan, self.todo = plan, tuple(todo)
         self.groups = plan.groups
+        self.acted = False  # whether any edit so far changed something
         self.stack, self.reason = self._stack()
         self._tracks: list[Track] = []
 
@@ -46,7 +47,7 @@ class Measure:
                 return self._joined(
                     [self._whole(number).numbers(self.plan.task, session) for number in self._each()]
                 )
-        return self._joined([track.base(self.plan.task) for track in self._opened(self.stack)])
+        return self._joined([track.base for track in self._opened(self.stack)])
 
     def edited(self) -> Iterator[tuple[Unit, Scores]]:
         """Every unit that is to be done, with its numbers."""
@@ -54,7 +55,9 @@ class Measure:
             for unit in self.todo:
                 with self._session(unit) as session:
                     parts = [self._whole(number).numbers(self.plan.task, session) for number in self._each()]
-                    self._require(session)
+                    require_edited(session.interventions, session)
+                    require_narrow(unit, session)
+                    self.acted = self.acted or not session.idle
                 yield unit, self._joined(parts)
             return
         stack, tracks = self.stack, self._opened(self.stack)
@@ -70,10 +73,8 @@ class Measure:
         self, tracks: Sequence[Track], block: int, units: Sequence[Unit]
     ) -> Iterator[tuple[Unit, Scores]]:
         edits = [unit.narrow(self.plan.edit) for unit in units]
-        found = []
-        for track in tracks:
-            made = track.through(block, edits)
-            found.append(track.numbers(self.plan.task, block + 1, made, len(edits)))
+        found = [track.edited(block, edits) for track in tracks]
+        self.acted = self.acted or any(track.acted for track in tracks)
         for number, unit in enumerate(units):
             yield unit, self._joined([numbers[:, number] for numbers in found])
 
@@ -90,11 +91,9 @@ class Measure:
         stack = Stack.found(plan.loaded.model, lambda: plan.loaded.model(input_ids=ids))
         if stack is None:
             return None, "the model declares no chain of blocks that each run once"
-        for unit in (
-            {self.todo[0].name: self.todo[0], self.todo[-1].name: self.todo[-1]}.values() if self.todo else ()
-        ):
-            trial = (unit, unit.narrow(plan.edit))
-            why = differs(plan.loaded, stack, self.groups[0], trial, plan.phase, cached=plan.cached)
+        # Of all units, not of those left: a sweep that was interrupted goes on the way it began.
+        for unit in dict.fromkeys((plan.units[0], plan.units[-1])):
+            why = differs(plan, stack, self.groups[0], unit)
             if why is not None:
                 return None, why
         return stack, ""
@@ -102,7 +101,7 @@ class Measure:
     def _opened(self, stack: Stack) -> list[Track]:
         if not self._tracks:
             feeds = (Feed(self.plan.loaded, group, cached=self.plan.cached) for group in self.groups)
-            self._tracks = [Track(feed, stack) for feed in feeds]
+            self._tracks = [Track(feed, stack, self.plan.task) for feed in feeds]
         return self._tracks
 
     def _each(self) -> range:
@@ -114,11 +113,7 @@ class Measure:
     def _session(self, unit: Unit) -> Session:
         return Session(self.plan.loaded.model, (), [unit.narrow(self.plan.edit)])
 
-    def _require(self, session: Session) -> None:
-        require_edited(session.interventions, session)
-        require_effect(session)
-
-    def _joined(self, parts: Sequence[Scores]) -> Scores:
+    def _joined(self, parts: Sequence[Tensor]) -> Scores:
         """Numbers of the groups, back in the order of the cases."""
         order = torch.tensor([number for group in self.groups for number in group.numbers])
         found = torch.cat(list(parts), dim=1)

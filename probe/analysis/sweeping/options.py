@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import UnknownNameError, UsageError
+from probe.interventions.span import SpanChoice
 
 Progress = Callable[[int, int, str], None]  # done, total, what
 
@@ -15,7 +16,8 @@ class SweepOptions:
     """Choices of one sweep.
 
     Attributes:
-        queries: Query rows that are edited: ``last``, a span's name, or ``start..stop``; None: as `how` says, else all.
+        queries: Query rows that are edited: ``last``, a span's name, or ``(start, stop)``; None: as `how` says, else
+            all.
         phase: ``prefill``, ``decode`` or ``both``; None: as `how` says, else both.
         out: Folder of the finished report; a sweep that is interrupted resumes from it.
         seed: Seed of everything random.
@@ -28,7 +30,7 @@ class SweepOptions:
         progress: Called with (done, total, what) after every step.
     """
 
-    queries: str | None = None
+    queries: SpanChoice | None = None
     phase: str | None = None
     out: str | Path | None = None
     seed: int = 0
@@ -41,10 +43,9 @@ class SweepOptions:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 2:
-            raise UsageError(
-                f"max_tokens={self.max_tokens} was asked; a sweep needs prompts of at least 2 tokens"
-            )
+        cut = self.max_tokens
+        if cut is not None and (not isinstance(cut, int) or isinstance(cut, bool) or cut < 2):
+            raise UsageError(f"max_tokens={cut!r} was asked; a sweep needs prompts of at least 2 tokens")
 
     @classmethod
     def of(cls, options: "SweepOptions | None", changes: dict[str, Any]) -> "SweepOptions":

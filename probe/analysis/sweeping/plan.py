@@ -8,14 +8,14 @@ import torch
 
 from probe import __version__
 from probe.analysis.fingerprint import weights_digest
-from probe.analysis.ready import check_interventions, ready
+from probe.analysis.ready import ready
 from probe.analysis.resume import check_output
+from probe.analysis.sweeping.asked import read_call
 from probe.analysis.sweeping.cases import Case, Group, digest, grouped
 from probe.analysis.sweeping.options import SweepOptions
-from probe.analysis.sweeping.tasks import Task, make_task
-from probe.analysis.sweeping.units import OVER, Unit, heads_of, units_of
+from probe.analysis.sweeping.tasks import Task
+from probe.analysis.sweeping.units import Unit, heads_of, units_of
 from probe.errors import InputError, UsageError
-from probe.interventions.making import make
 from probe.interventions.target import Target
 from probe.models import LoadedModel, load
 from probe.prompts import Prompt
@@ -71,42 +71,19 @@ class Plan:
 def prepare(model: object, how: object, over: str, task: str, given: tuple[object, SweepOptions]) -> Plan:
     """Check everything that can be checked without measuring, cheapest first; `given` are prompts and options."""
     prompts, options = given
-    asked = _intervention(how, options)
-    made = make_task(task)
-    if over not in OVER:
-        raise UsageError(f"over={over!r} was asked; it is one of {', '.join(OVER)}")
+    asked = read_call(how, over, task, options)
     if options.folder is not None:
         check_output(options.folder)
     loaded = load(model, device=options.device, dtype=options.dtype)
     _require_decoder(loaded)
-    tail = asked.target.phase == "decode" or asked.target.queries == "last"
-    cases = tuple(made.cases(loaded, _prompts(prompts, loaded, options), options.seed, tail))
+    target: Target = asked.edit.target
+    tail = target.phase == "decode" or target.queries == "last"
+    cases = tuple(asked.task.cases(loaded, _prompts(prompts, loaded, options), options.seed, tail))
     _check_lengths(cases, loaded)
-    edit = ready([asked], loaded, [case.prompt for case in cases])[0]
+    edit = ready([asked.edit], loaded, [case.prompt for case in cases])[0]
     heads = heads_of(loaded, lambda: loaded.model(input_ids=grouped(cases)[0].ids[:1].to(loaded.device)))
-    return Plan(loaded, asked, edit, made, cases, tuple(units_of(edit, heads, over)), over, options)
-
-
-def _intervention(how: object, options: SweepOptions) -> Any:
-    more = {"queries": options.queries, "phase": options.phase}
-    asked = {name: value for name, value in more.items() if value is not None}
-    if isinstance(how, str):
-        for name, value in asked.items():
-            how = f"{how}{',' if ':' in how else ':'}{name}={value}"
-        made = make(str(how))
-    else:
-        made = check_interventions([how])[0]
-        if asked:
-            raise UsageError(
-                f"{how!r} was asked with {', '.join(asked)}; give them to the intervention itself"
-            )
-    if not isinstance(getattr(made, "target", None), Target):
-        raise UsageError(f"{how!r} was asked to be swept; it acts on no heads: use one that has a target")
-    if made.target.control_seed is not None:
-        raise UsageError(
-            f"{made.name} was asked to be swept; a control is drawn per layer: sweep the edit itself"
-        )
-    return made
+    units = tuple(units_of(edit, heads, over))
+    return Plan(loaded, asked.edit, edit, asked.task, cases, units, over, options)
 
 
 def _require_decoder(loaded: LoadedModel) -> None:

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from probe.analysis.sweeping.cases import Group
 from probe.models import LoadedModel
 
+_GROWING = (DynamicLayer, DynamicSlidingWindowLayer)
 MOST_BYTES = 2**28  # of copied caches at a time
 
 
@@ -47,6 +48,11 @@ class Feed:
         tensors = [t for layer in self.cache.layers for t in vars(layer).values() if isinstance(t, Tensor)]
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a call may take several copies: caches of kinds of their own are known for the group alone."""
+        return self.cache is None or all(type(layer) in _GROWING for layer in self.cache.layers)
+
     def __call__(self, copies: int = 1, rows: Tensor | None = None) -> Any:
         """Call the model on `copies` of the group; logits of `rows` only, where the model can be asked so."""
         inputs: dict[str, Any] = {"input_ids": self.ids[:, self.start :].repeat(copies, 1)}
@@ -66,23 +72,20 @@ class Feed:
 
 
 def copied(cache: Any, copies: int) -> Any:
-    """A cache to go on from, so that `cache` stays as it is; its rows `copies` times over.
+    """A cache to go on from, so that `cache` stays as it is; its rows `copies` times over, where all its layers grow.
 
     Growing layers replace their tensors when they grow, so their tensors are shared; layers of other kinds are copied.
     """
     made = copy.copy(cache)
     made.layers = [_layer(layer, copies) for layer in cache.layers]
-    for name in ("reorder_cache",):
-        made.__dict__.pop(name, None)
+    # A session watches a cache by a method of its own on it; that one is the other cache's.
+    made.__dict__.pop("reorder_cache", None)
     return made
 
 
 def _layer(layer: Any, copies: int) -> Any:
-    if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
-        made = copy.deepcopy(layer)
-        if copies > 1:
-            made.batch_repeat_interleave(copies)
-        return made
+    if type(layer) not in _GROWING:
+        return copy.deepcopy(layer)
     made = copy.copy(layer)
     if copies > 1 and isinstance(layer.keys, Tensor) and layer.keys.numel():
         made.keys, made.values = _tiled(layer.keys, copies), _tiled(layer.values, copies)

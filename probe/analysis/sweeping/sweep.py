@@ -1,17 +1,20 @@
 """``probe.sweep``: the effect of every head, or every layer, on a task."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from probe.analysis.forward import out_of_memory
+from probe.analysis.ready import idle_error
 from probe.analysis.settle import evaluating, settled
 from probe.analysis.sweeping.answer import make_report
 from probe.analysis.sweeping.log import EffectLog
 from probe.analysis.sweeping.measure import Measure
 from probe.analysis.sweeping.options import SweepOptions
 from probe.analysis.sweeping.plan import Plan, prepare
+from probe.analysis.sweeping.units import Unit
 from probe.report import Report
 
 
@@ -46,7 +49,7 @@ def sweep(
 
     Raises:
         UsageError: the call was wrong; nothing was measured and nothing written.
-        InterventionError: the intervention cannot act on this model, or changed nothing in a head's forwards.
+        InterventionError: the intervention cannot act on this model; or, at the end, it changed nothing in any head.
         BudgetError: memory ran out, naming the size.
     """
     asked = SweepOptions.of(options, changes)
@@ -72,19 +75,20 @@ def run(plan: Plan) -> Report:
             evaluating(plan.loaded.model),
             out_of_memory(f"a sweep of {plan.loaded.name}", tokens),
         ):
-            base, note = _measure(plan, edited, log)
+            base, notes = _measure(plan, edited, log)
     except BaseException:
         if log is not None:
             log.abandon()
         raise
-    report = make_report(plan, base, edited, [note])
+    report = make_report(plan, base, edited, notes)
     if options.folder is not None and log is not None:
         report.save(options.folder, replace=True)
         log.finish()
     return report
 
 
-def _measure(plan: Plan, edited: dict[str, Tensor], log: EffectLog | None) -> tuple[Tensor, str]:
+def _measure(plan: Plan, edited: dict[str, Tensor], log: EffectLog | None) -> tuple[Tensor, list[str]]:
+    """The numbers without an edit, and notes; those of every unit that is missing are added to `edited`."""
     todo = [unit for unit in plan.units if unit.name not in edited]
     measure = Measure(plan, todo)
     base = measure.base()
@@ -95,4 +99,14 @@ def _measure(plan: Plan, edited: dict[str, Tensor], log: EffectLog | None) -> tu
             log.append(unit.name, scores.tolist())
         edited[unit.name] = scores
         plan.options.report_progress(len(edited), total, f"{plan.over}: {unit.name}")
-    return base, measure.note
+    still = [unit for unit in plan.units if torch.equal(edited[unit.name], base)]
+    if todo and not measure.acted and len(still) == total:
+        layers = dict.fromkeys(unit.place.module for unit in plan.units)
+        raise idle_error(plan.edit, total * len(plan.groups), list(layers))
+    return base, [measure.note, *_untouched(still)]
+
+
+def _untouched(still: Sequence[Unit]) -> list[str]:
+    names = [unit.name for unit in still]
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return [f"no number changed at all when {shown} was edited"] if names else []

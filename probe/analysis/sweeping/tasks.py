@@ -6,12 +6,13 @@ over its rows. `effect` is the first number, edited minus base.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.analysis.continuation import answer_tokens
 from probe.analysis.sweeping.cases import Case
 from probe.errors import InputError, UnknownNameError, UsageError
 from probe.models import LoadedModel
@@ -29,6 +30,7 @@ class Number:
     better: Literal["high", "low"]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a sweep asks of a model."""
 
@@ -72,12 +74,17 @@ class Loss:
         return [self._case(prompt, tail) for prompt in prompts]
 
     def _case(self, prompt: Prompt, tail: bool) -> Case:
-        if len(prompt) < 2:
-            raise InputError(f"prompt {prompt.id!r} has one token; a loss needs at least two")
+        least = 3 if tail else 2
+        if len(prompt) < least:
+            raise InputError(
+                f"prompt {prompt.id!r} has {len(prompt)} tokens; a loss {'of generated tokens ' * tail}needs at least "
+                f"{least}: give more text"
+            )
         told = len(prompt)
         if tail:
             response = prompt.spans["response"].nonzero()[0]
-            told = int(response[0]) if len(response) and response[0] else max(1, told - self.tail)
+            # Two tokens at least are told: one to continue from, and one before it.
+            told = max(2, int(response[0]) if len(response) else told - self.tail)
         first = told - 1 if tail else 0
         given = prompt.truncate(told)
         return Case(prompt.id, given, prompt.tokens[:-1], first, prompt.tokens[first + 1 :])
@@ -109,7 +116,7 @@ class NeedleRecall:
     )  # fmt: skip
     length: int = 500
     needles: int = 2
-    depths: tuple[float, ...] = (0.1, 0.5, 0.9)
+    depths: tuple[float, ...] = (0.5,)
 
     def cases(
         self, loaded: LoadedModel, prompts: Sequence[Prompt] | None, seed: int, tail: bool
@@ -221,12 +228,9 @@ def _read(text: str, default: object, where: str) -> object:
 
 
 def _answer_tokens(prompt: Prompt, loaded: LoadedModel) -> tuple[int, ...]:
-    tokenizer: Any = loaded.tokenizer
     if not prompt.answer:
         raise InputError(f"prompt {prompt.id!r} has no answer, which the task scores: give it one")
-    joined = prompt.answer[:1].isspace() or prompt.text[-1:].isspace()
-    text = prompt.answer if joined else f" {prompt.answer}"
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return answer_tokens(prompt, loaded.tokenizer)
 
 
 def _nll(logits: Tensor, wanted: Tensor) -> Tensor:

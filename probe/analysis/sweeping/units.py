@@ -6,10 +6,11 @@ from typing import Any
 
 from probe_kernels.types import Attended, Want
 
-from probe.errors import UsageError
+from probe.errors import InterventionError, UsageError
 from probe.interventions.target import Target
 from probe.models import LoadedModel
 from probe.seam.call import AttentionCall, Place
+from probe.seam.recorded import blocks
 from probe.seam.session import Session
 from probe.terms import TOWER_PREFIX, HeadId
 
@@ -66,8 +67,6 @@ def heads_of(loaded: LoadedModel, run: Any) -> dict[Place, int]:
 
 def units_of(intervention: Any, heads: Mapping[Place, int], over: str) -> list[Unit]:
     """The heads or layers that the intervention's target reaches; raises `UsageError` where there are none."""
-    if over not in OVER:
-        raise UsageError(f"over={over!r} was asked; it is one of {', '.join(OVER)}")
     target: Target = intervention.target
     found: list[Unit] = []
     for place, count in heads.items():
@@ -78,3 +77,18 @@ def units_of(intervention: Any, heads: Mapping[Place, int], over: str) -> list[U
     if not found:
         raise UsageError(f"a sweep of {intervention.name} was asked; it reaches no {over} of this model")
     return found
+
+
+def require_narrow(unit: Unit, session: Session) -> None:
+    """Raise `InterventionError` where the session's only intervention acted outside its unit's layer."""
+    names = [block.name for block in blocks(session.model)]
+
+    def block_of(module: str) -> str | None:
+        return next((name for name in names if f"{module}.".startswith(f"{name}.")), None)
+
+    for module in sorted(session.effects.get(0, ())):
+        if block_of(module) not in (None, block_of(unit.place.module)):
+            raise InterventionError(
+                f"{session.interventions[0].name} was asked for {unit.name} alone; it also acted in {module}: it "
+                "cannot be swept, use an intervention that edits the heads or layers that it is told"
+            )

@@ -8,7 +8,9 @@ from syrupy.assertion import SnapshotAssertion
 from probe.cli import extensions, main
 
 
-@pytest.mark.parametrize("command", ["", "analyze", "ablate", "generate", "show", "metrics", "fetch"])
+@pytest.mark.parametrize(
+    "command", ["", "analyze", "ablate", "sweep", "score", "generate", "show", "metrics", "fetch"]
+)
 def test_help(
     command: str,
     snapshot: SnapshotAssertion,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from probe.analysis.forecast import forecast
     from probe.analysis.generation import generate
     from probe.analysis.observe import observe
-    from probe.analysis.scoring import score
-    from probe.analysis.sweeping import sweep
+    from probe.analysis.scoring.score import score
+    from probe.analysis.sweeping.sweep import sweep
     from probe.errors import ProbeError
     from probe.metrics import METRICS
     from probe.models import LoadedModel, fetch, load

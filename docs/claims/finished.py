@@ -13,7 +13,7 @@ class Finished:
     def __init__(self, path: Path, about: object) -> None:
         self.path = path
         self.about = json.dumps(about, sort_keys=True)
-        self._values: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         if not lines or lines[0] != self.about:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,17 +24,17 @@ class Finished:
                 key, value = json.loads(line)
             except ValueError:  # the line that was being written when the run was stopped
                 continue
-            self._values[key] = value
+            self.values[key] = value
 
     def of(self, key: str, measure: Callable[[], Any]) -> Any:
         """The value of `key`, measured unless it is there."""
-        if key not in self._values:
+        if key not in self.values:
             value = measure()
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([key, value]) + "\n")
-            self._values[key] = value
+            self.values[key] = value
             print(f"  {key}", file=sys.stderr, flush=True)
-        return self._values[key]
+        return self.values[key]
 
     def drop(self) -> None:
         """Forget everything: the claim is stored."""

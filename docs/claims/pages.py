@@ -45,7 +45,7 @@ def index(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _verdict(stored: dict[str, Any]) -> str:
-    return "holds" if stored["holds"] else "does not hold"
+    return ("holds" if stored["holds"] else "does not hold") + stored.get("but", "")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -39,6 +39,7 @@ def replay(claim: str, out: Path, *, small: bool) -> None:
         "command": f"python docs/claims/run.py --claim {claim}" + (" --small" if small else ""),
         "machine": describe(),
         **found,
+        "measured": finished.values,
     }
     write(out / "results" / f"{claim}.json", json.dumps(stored, indent=1, allow_nan=False) + "\n")
     finished.drop()

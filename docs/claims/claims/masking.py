@@ -136,7 +136,7 @@ def _verdicts(
     masked: Sequence[Recalled],
     found: Losses,
 ) -> dict[str, Any]:
-    needles, lines, brief, holds = [needle_of(prompt) for prompt in prompts], [], [], True
+    needles, lines, brief, holds, dear = [needle_of(prompt) for prompt in prompts], [], [], True, []
     for kind, one, loss in zip(kinds, masked, found.edited, strict=True):
         gap = one.recall[0] - one.recall[1:].mean(0)
         means = one.recall.mean(1)
@@ -149,6 +149,8 @@ def _verdicts(
         )
         lines.append(f"- {kind.name}, ordinary text: {_loss_words(loss, found.base)}")
         rise = (loss - found.base).mean(1)
+        if interval(loss[0] - loss[1:].mean(0))[0] > 0:
+            dear.append(kind.name)
         brief.append(
             f"{kind.name}: recall {means[0]:.2f} (controls {means[1:].mean():.2f}), loss on ordinary text "
             f"{rise[0]:+.3f} nats (controls {rise[1:].mean():+.3f})"

@@ -1,10 +1,10 @@
 """The three ways of changing a chosen part of one layer's attention: its scores, its probabilities, its z."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from probe_kernels.types import Attended, BlockEdit, Edits
 from torch import Tensor
 
@@ -79,3 +79,14 @@ def edit_z(
 def visible(call: AttentionCall, rows: slice, keys: slice) -> Tensor:
     """Which keys the model's own mask lets each query see, padding included: bool ``[batch, rows, keys]``."""
     return own_mask(call, rows, keys)
+
+
+def visible_to(
+    call: AttentionCall, heads: Sequence[int], rows: slice, keys: slice
+) -> Bool[Tensor, "batch chosen_or_1 rows keys"]:
+    """Which keys each of these heads sees; those that a bias of -inf hides (an indexer left them out) are not."""
+    seen = own_mask(call, rows, keys)[:, None]
+    if call.scores is None or call.scores.bias is None:
+        return seen
+    bias = call.scores.bias.expand(call.size[0], call.n_heads, *call.size[1:])
+    return seen & (bias[:, list(heads), rows, keys] != float("-inf"))

@@ -9,7 +9,7 @@ from probe_kernels.types import Edits
 from torch import Tensor
 
 from probe.errors import UsageError
-from probe.interventions.editing import edit_probs, visible
+from probe.interventions.editing import edit_probs, visible_to
 from probe.interventions.own_axis import refuse_cross
 from probe.interventions.target import Target, Where, name_of
 from probe.seam.call import AttentionCall, Place
@@ -52,11 +52,13 @@ class ToIdentity:
         if not self.target.applies(call):
             return Edits()
         at, of = call.layout.query_pos, call.layout.key_pos
+        heads = self.target.heads_of(call)
 
         def mix(p: Tensor, rows: slice, keys: slice) -> Tensor:
-            own = (of[:, None, keys] == at[:, rows, None]) & visible(call, rows, keys)
-            mixed = (1 - self.u) * p + self.u * own[:, None].to(p.dtype)
-            return torch.where(own.any(-1)[:, None, :, None], mixed, p)
+            at_own = (of[:, None, keys] == at[:, rows, None])[:, None]
+            own = at_own & visible_to(call, heads, rows, keys)
+            mixed = (1 - self.u) * p + self.u * own.to(p.dtype)
+            return torch.where(own.any(-1, keepdim=True), mixed, p)
 
         return edit_probs(self.target, call, mix, sink=1 - self.u)
 

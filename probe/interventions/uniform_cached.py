@@ -71,7 +71,8 @@ def uniform_cached(heads: Iterable[str | HeadId] | None = None, **where: Unpack[
     """Make rows uniform over every real cached key at or before the query, sliding windows ignored.
 
     The masking of Wu et al. 2024 (arXiv:2404.15574) as their eager code does it at decoding: scores := 0 after the
-    mask. So ``phase`` is ``decode`` if left out. What a sliding cache has dropped is not cached and gets nothing.
+    mask. So ``phase`` is ``decode`` if left out. What a sliding cache has dropped is not cached and gets nothing,
+    and what a bias of -inf hides stays hidden: where a model hands padding over in one, nothing tells the two apart.
 
     Args:
         heads: Heads such as ``["L18.H6"]``; all heads of the chosen layers if left out.

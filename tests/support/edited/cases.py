@@ -87,6 +87,9 @@ def _uniform(one: Dense) -> Dense:
 def _cached(one: Dense) -> Dense:
     at, to = one.call.layout.key_pos[:, None, None, :], one.call.layout.query_pos[:, None, :, None]
     seen = (at <= to) & one.call.key_real[:, None, None, :]
+    bias = one.call.scores.bias
+    if bias is not None:  # padding may be in it
+        seen = seen & (bias != -torch.inf)
     return one.with_pattern((seen / seen.sum(-1, keepdim=True).clamp_min(1)).expand_as(one.p).double())
 
 
@@ -153,7 +156,7 @@ def _sharper(one: Dense) -> Dense:
 
 def _boosted(one: Dense) -> Dense:
     raised = one.s + 0.7 * one.s.abs()
-    return one.with_scores(torch.where(one.keys_in(1, 4) & one.s.isfinite(), raised, one.s))
+    return one.with_scores(torch.where(one.keys_in(4, 11) & one.s.isfinite(), raised, one.s))
 
 
 def _moved(one: Dense) -> Dense:
@@ -244,7 +247,7 @@ CASES: tuple[Case, ...] = (
         own=True,
         text=False,
     ),
-    Case("boost", lambda h, w: of.boost((1, 4), 0.7, h, **w), _boosted, rows=last_row),
+    Case("boost", lambda h, w: of.boost((4, 11), 0.7, h, **w), _boosted, rows=last_row),
     Case(
         "temperature",
         lambda h, w: of.temperature(1.7, h, **w),

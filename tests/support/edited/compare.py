@@ -1,5 +1,6 @@
 """One intervention on one subject in one way of running it: ours against attention written out by hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from edited.cases import BY_NAME, CASES, SPANS, Case, formula_of, named, part_of
 from edited.dense import densely
 from edited.ways import outputs, padded, worst
+from probe_kernels import reference
 from probe_kernels.types import Attended, Want
 from subjects.catalogue import SUBJECTS
 from subjects.measure import STATISTICS, Row, Tally
@@ -59,7 +61,7 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
     tower, layer = tower_of(subject), facts(subject.name).layer
     heads = tuple(range(0, facts(subject.name).n_heads, 2))
     spans = _spans(inputs, subject) if case.spans else []
-    ours, theirs = Tally(), Tally()
+    ours, theirs = Tally(), _Judge()
     over = [subject.inputs(model, 1, 9)] if case.over else []
     where: dict[str, Any] = {} if case.phase == "both" else {"phase": case.phase}
     edit = case.make(named(tower, layer, heads), {**where, "over": over} if over else where)
@@ -78,7 +80,7 @@ def compare(subject: Subject, name: str, way: str) -> Compared:
     before, plain = _plain(subject.name, way)
     return Compared(
         worst(found, expected, subject, inputs),
-        _statistics(ours.rows, theirs.rows),
+        _statistics(ours.rows, theirs.rows, theirs.largest),
         worst(found, before, subject, inputs) > 1e-6 or _statistics(ours.rows, plain) > 1e-6,
     )
 
@@ -162,14 +164,30 @@ def _spans(inputs: Inputs, subject: Subject) -> list[dict[str, Tensor]]:
     return made
 
 
-def _statistics(ours: list[Row], theirs: list[Row]) -> float:
+class _Judge(Tally):
+    """Statistics of the dense run, and every call's largest score: rounding grows with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest: list[float] = []
+
+    def update(self, call: AttentionCall, attended: Attended) -> None:
+        super().update(call, attended)
+        seen = reference.visible(call.layout, call.scores)
+        s = reference.dense_scores(call.scores, call.layout, seen)
+        self.largest.append(max(1.0, float(s.masked_fill(~s.isfinite(), 0.0).abs().max())))
+
+
+def _statistics(ours: list[Row], theirs: list[Row], largest: Sequence[float] = ()) -> float:
+    """Largest difference, relative to max(1, max score) · (1 + value)."""
     if [row.module for row in ours] != [row.module for row in theirs]:
         raise ValueError("the two runs saw different calls")
     gap = 0.0
-    for mine, truth in zip(ours, theirs, strict=True):
+    scales = largest or [1.0] * len(theirs)
+    for mine, truth, scale in zip(ours, theirs, scales, strict=True):
         for name in STATISTICS:
             value = truth.values[name]
-            error = (mine.values[name] - value).abs() / (1 + value.abs())
+            error = (mine.values[name] - value).abs() / (1 + value.abs()) / scale
             if name != "column":
                 error = error.masked_fill(~mine.query_real[:, None], 0.0)
             gap = max(gap, float("nan") if error.isnan().any() else float(error.max()))

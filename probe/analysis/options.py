@@ -1,20 +1,18 @@
 """How an analysis is run: every choice beside the model, the prompts, the metrics and the interventions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from probe.errors import UnknownNameError, UsageError
-
-Progress = Callable[[int, int, str], None]  # done, total, what
+from probe.analysis.choices import Choices
+from probe.errors import UsageError
 
 _CHOICES = {"mode": ("fused", "shadow"), "keep": ("none", "map", "qk"), "on_unseen": ("error", "note")}
 _POSITIVE = ("max_tokens", "chunk", "batch_size")
 
 
 @dataclass(frozen=True)
-class AnalyzeOptions:
+class AnalyzeOptions(Choices):
     """Choices of one analysis.
 
     Attributes:
@@ -38,6 +36,8 @@ class AnalyzeOptions:
             (``note``) or stop the run (``error``). A model of which nothing is seen always stops the run.
     """
 
+    verb: ClassVar[str] = "analyze"
+
     mode: str = "fused"
     out: str | Path | None = None
     keep: str = "none"
@@ -52,7 +52,6 @@ class AnalyzeOptions:
     kernels: str | None = None
     by_prompt: bool = True
     command: str | None = None
-    progress: Progress | None = None
     on_unseen: str = "note"
 
     def __post_init__(self) -> None:
@@ -73,24 +72,10 @@ class AnalyzeOptions:
         if self.keep != "none" and self.out is None:
             raise UsageError(f"keep={self.keep!r} was asked without a folder to keep it in; give out=DIR")
 
-    @classmethod
-    def of(cls, options: "AnalyzeOptions | None", changes: dict[str, Any]) -> "AnalyzeOptions":
-        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
-        known = {field.name for field in fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError.of("option of analyze", name, known)
-        return replace(options or cls(), **changes)
-
     @property
     def folder(self) -> Path | None:
         """`out` as a path."""
         return None if self.out is None else Path(self.out)
-
-    def report_progress(self, done: int, total: int, what: str) -> None:
-        """Tell whoever asked how far the run is."""
-        if self.progress is not None:
-            self.progress(done, total, what)
 
 
 def mode_of(mode: str | None) -> Literal["fused", "shadow"] | None:

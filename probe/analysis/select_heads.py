@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from probe.analysis.choices import Choices
 from probe.analysis.edit import edit
 from probe.analysis.first_use import verify_on_first_use
 from probe.analysis.inputs import Item, read_inputs
-from probe.analysis.options import AnalyzeOptions, Progress
+from probe.analysis.options import AnalyzeOptions
 from probe.errors import MetricError, UnknownNameError, UsageError
 from probe.models import LoadedModel, as_loaded
 from probe.seam.places import places
@@ -25,7 +26,7 @@ Objective = Callable[[Any], Any]  # the model under edit, or an output of it -> 
 
 
 @dataclass(frozen=True)
-class SelectOptions:
+class SelectOptions(Choices):
     """Choices of one search.
 
     Attributes:
@@ -37,12 +38,13 @@ class SelectOptions:
         progress: Called with (done, total, what) after every evaluation.
     """
 
+    verb: ClassVar[str] = "select_heads"
+
     candidates: Sequence[str | HeadId] | None = None
     rounds: int = 1
     keep: int = 1
     seed: int = 0
     better: Literal["high", "low"] = "high"
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         for name in ("rounds", "keep"):
@@ -57,15 +59,6 @@ class SelectOptions:
             raise UsageError(
                 f"candidates={self.candidates!r} was asked; give a list, such as [{self.candidates!r}]"
             )
-
-    @classmethod
-    def of(cls, options: "SelectOptions | None", changes: Mapping[str, Any]) -> "SelectOptions":
-        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
-        known = {field.name for field in fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError.of("option of select_heads", name, known)
-        return replace(options or cls(), **changes)
 
 
 @dataclass(frozen=True)
@@ -155,8 +148,7 @@ def _rounds(judge: "_Judge", candidates: tuple[HeadId, ...]) -> list[Round]:
                 continue
             found[head] = judge.value((*chosen, head))
             done += 1
-            if asked.progress is not None:
-                asked.progress(done, total, f"round {number}")
+            asked.report_progress(done, total, f"round {number}")
         kept = tuple(sorted(found, key=lambda head: (sign * found[head], head))[: asked.keep])
         chosen += kept
         rounds.append(Round(found, kept))

@@ -1,16 +1,16 @@
 """How an ablation is run: every choice beside the model, the prompts and the interventions."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+from probe.analysis.choices import Choices
 from probe.analysis.continuation import Decoding
-from probe.analysis.options import Progress
-from probe.errors import UnknownNameError, UsageError
+from probe.errors import UsageError
 
 
 @dataclass(frozen=True)
-class AblateOptions:
+class AblateOptions(Choices):
     """Choices of one ablation.
 
     Attributes:
@@ -28,6 +28,8 @@ class AblateOptions:
         progress: Called with (done, total, what) after every run of a prompt.
     """
 
+    verb: ClassVar[str] = "ablate"
+
     controls: int = 3
     seed: int = 0
     new_tokens: int = 20
@@ -38,7 +40,6 @@ class AblateOptions:
     device: str | None = None
     dtype: str | None = None
     command: str | None = None
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         for name in ("controls", "seed"):
@@ -48,17 +49,3 @@ class AblateOptions:
         if not 0.0 < self.level < 1.0:
             raise UsageError(f"level={self.level!r} was asked; write a number between 0 and 1, such as 0.95")
         Decoding(self.new_tokens)
-
-    @classmethod
-    def of(cls, options: "AblateOptions | None", changes: dict[str, Any]) -> "AblateOptions":
-        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
-        known = {field.name for field in fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError.of("option of ablate", name, known)
-        return replace(options or cls(), **changes)
-
-    def report_progress(self, done: int, total: int, what: str) -> None:
-        """Tell whoever asked how far the run is."""
-        if self.progress is not None:
-            self.progress(done, total, what)

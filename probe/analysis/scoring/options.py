@@ -1,17 +1,17 @@
 """How documents are scored: every choice beside the model, the data, the intervention and its heads."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from probe.analysis.options import Progress
-from probe.errors import UnknownNameError, UsageError
+from probe.analysis.choices import Choices
+from probe.errors import UsageError
 
 _LEAST = {"shard": 1, "batch_tokens": 1, "workers": 0, "seed": 0}
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
+class ScoreOptions(Choices):
     """Choices of one scoring run.
 
     Attributes:
@@ -31,6 +31,8 @@ class ScoreOptions:
         progress: Called with (done, total, what) as documents are finished.
     """
 
+    verb: ClassVar[str] = "score"
+
     out: str | Path | None = None
     share: float = 0.05
     shard: int = 128
@@ -42,7 +44,6 @@ class ScoreOptions:
     device: str | None = None
     dtype: str | None = None
     command: str | None = None
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -56,15 +57,6 @@ class ScoreOptions:
                 f"max_tokens={self.max_tokens} was asked; a loss needs at least 2 tokens of a document"
             )
 
-    @classmethod
-    def of(cls, options: "ScoreOptions | None", changes: dict[str, Any]) -> "ScoreOptions":
-        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
-        known = {field.name for field in fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError.of("option of score", name, known)
-        return replace(options or cls(), **changes)
-
     @property
     def folder(self) -> Path:
         """`out` as a path; raises `UsageError` where none was given."""
@@ -76,8 +68,3 @@ class ScoreOptions:
     def distributed(self) -> bool:
         """Whether the documents are scored through Ray."""
         return self.workers > 1 or self.ray_address is not None
-
-    def report_progress(self, done: int, total: int, what: str) -> None:
-        """Tell whoever asked how far the run is."""
-        if self.progress is not None:
-            self.progress(done, total, what)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from probe.analysis.options import Progress
+from probe.analysis.choices import Progress
 from probe.errors import UsageError
 from probe.experiments import Retrieval
 from probe.models import LoadedModel

@@ -1,18 +1,16 @@
 """How a sweep is run: every choice beside the model, the intervention, the units, the task and the prompts."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from probe.errors import UnknownNameError, UsageError
+from probe.analysis.choices import Choices
+from probe.errors import UsageError
 from probe.interventions.span import SpanChoice
-
-Progress = Callable[[int, int, str], None]  # done, total, what
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(Choices):
     """Choices of one sweep.
 
     Attributes:
@@ -30,6 +28,8 @@ class SweepOptions:
         progress: Called with (done, total, what) after every step.
     """
 
+    verb: ClassVar[str] = "sweep"
+
     queries: SpanChoice | None = None
     phase: str | None = None
     out: str | Path | None = None
@@ -40,28 +40,13 @@ class SweepOptions:
     text: bool = True
     resume: bool = True
     command: str | None = None
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         cut = self.max_tokens
         if cut is not None and (not isinstance(cut, int) or isinstance(cut, bool) or cut < 2):
             raise UsageError(f"max_tokens={cut!r} was asked; a sweep needs prompts of at least 2 tokens")
 
-    @classmethod
-    def of(cls, options: "SweepOptions | None", changes: dict[str, Any]) -> "SweepOptions":
-        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
-        known = {field.name for field in fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError.of("option of sweep", name, known)
-        return replace(options or cls(), **changes)
-
     @property
     def folder(self) -> Path | None:
         """`out` as a path."""
         return None if self.out is None else Path(self.out)
-
-    def report_progress(self, done: int, total: int, what: str) -> None:
-        """Tell whoever asked how far the sweep is."""
-        if self.progress is not None:
-            self.progress(done, total, what)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from probe.errors import UnknownNameError
 
 Progress = Callable[[int, int, str], None]  # done, total, what
+Chosen = TypeVar("Chosen", bound="Choices")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Choices:
     progress: Progress | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, options: Self | None, changes: Mapping[str, Any]) -> Self:
+    def of(cls: type[Chosen], options: Chosen | None, changes: Mapping[str, Any]) -> Chosen:
         """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
         known = {one.name for one in fields(cls)}
         for name in changes:

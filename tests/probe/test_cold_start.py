@@ -18,7 +18,15 @@ def _imported(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["analyze", "--help"], ["ablate", "--help"], ["sweep", "--help"], ["show", "--help"], ["--version"], []],
+    [
+        ["--help"],
+        ["analyze", "--help"],
+        ["ablate", "--help"],
+        ["sweep", "--help"],
+        ["show", "--help"],
+        ["--version"],
+        [],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     """``probe --help`` answers before torch could be found."""

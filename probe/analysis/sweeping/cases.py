@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -47,6 +47,20 @@ class Group:
     def first(self) -> int:
         """The first scored row."""
         return self.cases[0].first
+
+    def tail(self, rows: int) -> "Group":
+        """The first case alone, scored on its last `rows` rows at most."""
+        one = self.cases[0]
+        cut = max(0, self.length - one.first - rows)
+        return Group(self.numbers[:1], (replace(one, first=one.first + cut, wanted=one.wanted[cut:]),))
+
+    def head(self, tokens: int) -> "Group":
+        """The first case alone, cut to its first `tokens` tokens, all of them scored on what follows them."""
+        one = self.cases[0]
+        kept = one.tokens[:tokens]
+        wanted = (*one.tokens[1:], *one.wanted[-1:])[: len(kept)]
+        given = one.prompt.truncate(min(len(one.prompt), len(kept)))
+        return Group(self.numbers[:1], (Case(one.id, given, kept, 0, wanted),))
 
     @property
     def scored(self) -> range:

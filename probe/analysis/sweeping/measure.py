@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analysis.ready import require_edited
+from probe.analysis.sweeping.cases import Group
+from probe.analysis.sweeping.kept import edits_z_alone
 from probe.analysis.sweeping.plan import Plan
 from probe.analysis.sweeping.prefix import Feed
 from probe.analysis.sweeping.stack import Stack
@@ -18,6 +20,8 @@ from probe.analysis.sweeping.whole import Whole
 from probe.seam.session import Session
 
 Scores = Float[Tensor, "number case"]
+
+_TRIED_ROWS = 64  # rows, or tokens, of the trial at most
 
 
 class Measure:
@@ -87,16 +91,30 @@ class Measure:
         why = outside(plan.edit)
         if why is not None:
             return None, why
-        ids = self.groups[0].ids[:1].to(plan.loaded.device)
+        ids = self.groups[0].ids[:1, :_TRIED_ROWS].to(plan.loaded.device)
         stack = Stack.found(plan.loaded.model, lambda: plan.loaded.model(input_ids=ids))
         if stack is None:
             return None, "the model declares no chain of blocks that each run once"
+        trial = self._trial()
         # Of all units, not of those left: a sweep that was interrupted goes on the way it began.
         for unit in dict.fromkeys((plan.units[0], plan.units[-1])):
-            why = differs(plan, stack, self.groups[0], unit)
+            why = differs(plan, stack, trial, unit)
             if why is not None:
                 return None, why
         return stack, ""
+
+    def _trial(self) -> Group:
+        """What resuming is tried on: as little as says the same.
+
+        A few tokens where every row is edited alike, fewer scored rows where not, and the first group as it is where
+        it continues a prefix.
+        """
+        edit = self.plan.edit
+        if self.plan.cached:
+            return self.groups[0]
+        if edits_z_alone(edit) and edit.target.queries is None and edit.target.phase == "both":
+            return self.groups[0].head(_TRIED_ROWS)
+        return self.groups[0].tail(_TRIED_ROWS)
 
     def _opened(self, stack: Stack) -> list[Track]:
         if not self._tracks:

@@ -13,6 +13,7 @@ from probe.analysis.resume import check_output
 from probe.analysis.sweeping.asked import read_call
 from probe.analysis.sweeping.cases import Case, Group, digest, grouped
 from probe.analysis.sweeping.options import SweepOptions
+from probe.analysis.sweeping.prefix import Feed
 from probe.analysis.sweeping.tasks import Task
 from probe.analysis.sweeping.units import Unit, heads_of, units_of
 from probe.errors import InputError, UsageError
@@ -20,6 +21,8 @@ from probe.interventions.target import Target
 from probe.models import LoadedModel, load
 from probe.prompts import Prompt
 from probe.report.provenance import utc_now
+
+_COUNTED = 32  # tokens of the forward in which layers and heads are counted
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def prepare(model: object, how: object, over: str, task: str, given: tuple[objec
     cases = tuple(asked.task.cases(loaded, _prompts(prompts, loaded, options), options.seed, tail))
     _check_lengths(cases, loaded)
     edit = ready([asked.edit], loaded, [case.prompt for case in cases])[0]
-    heads = heads_of(loaded, lambda: loaded.model(input_ids=grouped(cases)[0].ids[:1].to(loaded.device)))
+    heads = heads_of(loaded, Feed(loaded, grouped(cases)[0].head(_COUNTED), cached=False))
     units = tuple(units_of(edit, heads, over))
     return Plan(loaded, asked.edit, edit, asked.task, cases, units, over, options)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from probe.analysis.continuation import answer_tokens
 from probe.analysis.sweeping.cases import Case
@@ -18,6 +19,8 @@ from probe.errors import InputError, UnknownNameError, UsageError
 from probe.models import LoadedModel
 from probe.prompts import HiddenNeedle, Prompt, default_text, hide, ioi_prompts, needles
 from probe.terms import Spec
+
+_ROWS = 16  # rows whose losses are taken at a time
 
 
 @dataclass(frozen=True)
@@ -234,5 +237,9 @@ def _answer_tokens(prompt: Prompt, loaded: LoadedModel) -> tuple[int, ...]:
 
 
 def _nll(logits: Tensor, wanted: Tensor) -> Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return (wide.logsumexp(-1) - wide.gather(1, wanted[:, None])[:, 0]).double()
+    # A few rows at a time: a vocabulary's worth of fresh memory per row would cost more than the sum itself.
+    parts = [
+        cross_entropy(few if few.dtype == torch.float64 else few.float(), tokens, reduction="none")
+        for few, tokens in zip(logits.split(_ROWS), wanted.split(_ROWS), strict=True)
+    ]
+    return torch.cat(parts).double()

@@ -195,7 +195,7 @@ class Ground:
     def _width(self, rows: slice) -> int:
         if self.key_start is None:
             return self.n_key
-        first, last = self.layout.mask.reach(*self._query_range(rows))
+        first, last = self.layout.mask.reach(*self.query_range(rows))
         lo, hi = max(first - max(self.key_start), 0), min(last - min(self.key_start) + 1, self.n_key)
         return max(hi - lo, 1)
 
@@ -236,7 +236,7 @@ class Ground:
 
     def _by_position(self, rows: slice, align: int) -> Chunk:
         starts = self.key_start or []
-        lo, hi = self._query_range(rows)
+        lo, hi = self.query_range(rows)
         first, last = self.layout.mask.reach(lo, hi)
         k0 = min(max(first - max(starts), 0), self.n_key - 1) // align * align
         k1 = max(min(last - min(starts) + 1, self.n_key), k0 + 1)
@@ -265,7 +265,7 @@ class Ground:
         found = self._facts.tiles[same]
         return None if found is None else found.at(keys)
 
-    def _query_range(self, rows: slice) -> tuple[int, int]:
+    def query_range(self, rows: slice) -> tuple[int, int]:
         if self.query_start is not None:
             return min(self.query_start) + rows.start, max(self.query_start) + rows.stop - 1
         low, high = torch.aminmax(self.layout.query_pos[:, rows])

@@ -31,6 +31,15 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A rule in a form that does not call torch: its kind, its numbers, and a table where it looks one up."""
+
+    kind: str
+    numbers: tuple[int, ...] = ()
+    table: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Predicate:
     """One rule: ``visible(tile) -> bool [b, rows, keys]``.
 
@@ -45,6 +54,7 @@ class Predicate:
     reach: Callable[[int, int], Span] | None = None
     full: Callable[[int, int], Span] | None = None
     relative: bool = False
+    twin: Twin | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -58,6 +68,7 @@ def causal() -> Predicate:
         lambda _lo, hi: (None, hi),
         lambda lo, _hi: (None, lo),
         relative=True,
+        twin=Twin("causal"),
     )
 
 
@@ -69,6 +80,7 @@ def within(window: int) -> Predicate:
         lambda lo, _hi: (lo - window + 1, None),
         lambda _lo, hi: (hi - window + 1, None),
         relative=True,
+        twin=Twin("within", (window,)),
     )
 
 
@@ -82,6 +94,7 @@ def same_chunk(size: int) -> Predicate:
         ),
         lambda lo, hi: (lo // size * size, hi // size * size + size - 1),
         lambda lo, hi: (hi // size * size, lo // size * size + size - 1),
+        twin=Twin("same_chunk", (size,)),
     )
 
 
@@ -95,7 +108,7 @@ def same_segment() -> Predicate:
             )
         return (t.key_segment == t.query_segment) & (t.key_segment >= 0)
 
-    return Predicate("same_segment", visible)
+    return Predicate("same_segment", visible, twin=Twin("same_segment"))
 
 
 def first(count: int) -> Predicate:
@@ -105,6 +118,7 @@ def first(count: int) -> Predicate:
         lambda t: t.key_pos < count,
         lambda _lo, _hi: (None, count - 1),
         lambda _lo, _hi: (None, count - 1),
+        twin=Twin("first", (count,)),
     )
 
 

@@ -57,7 +57,7 @@ def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_l
     if edits is None and gradient.needed(scores):
         if want.z:
             ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
-            z = gradient.z_with_gradient(Inputs.of(scores), ground, _rows_at_once(scores))
+            z = gradient.z_with_gradient(Inputs.of(scores), ground, rows_at_once(scores))
         scores, want = gradient.detached(scores), replace(want, z=False)
     inputs = Inputs.of(scores)
     ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
@@ -70,7 +70,7 @@ def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_l
     return out
 
 
-def _rows_at_once(scores: Scores) -> int:
+def rows_at_once(scores: Scores) -> int:
     batch, heads = scores.query.shape[:2]
     return max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
 
@@ -119,7 +119,7 @@ def _plain(inputs: Inputs, ledger: Ledger, edits: Edits | None) -> Tensor | None
     """Chunk after chunk, every head at once; with edits, z may be followed to whatever they hold."""
     followed = torch.is_grad_enabled() and ledger.want.z and edits is not None
     zs: list[Tensor | None] = []
-    for rows in ledger.ground.runs(_rows_at_once(inputs.scores)):
+    for rows in ledger.ground.runs(rows_at_once(inputs.scores)):
         step = partial(_step, inputs, ledger, rows, edits or Edits(), [])
         # Autograd would keep every block; it is given the rows to do again instead.
         zs.append(checkpoint(step, use_reentrant=False) if followed else step())

@@ -1,0 +1,61 @@
+"""Which keys each block of queries looks at: what a sparse pattern leaves of a call, key by key."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Per block of `rows` queries, in storage order, the storage indices of its keys; all others are hidden from it.
+
+    The call's own mask holds on top: a visit only narrows. ``index`` is int64 ``[b, h, blocks, width]``, b in {1, B}
+    and h in {1, H}; indices ascend, and -1 fills up at the end.
+
+    Raises `ValueError` where the shape is not that, or rows is not positive.
+    """
+
+    rows: int
+    index: Tensor
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.index.ndim != 4:
+            raise ValueError(
+                f"a visit of {self.rows} rows with an index of shape {tuple(self.index.shape)} was asked; give at least "
+                "one row and [batch, heads, blocks, width]"
+            )
+
+    @staticmethod
+    def of_blocks(kept: Tensor, rows: int, block: int, n_key: int) -> "Visit":
+        """From kept blocks of `block` keys, bool ``[b, h, query blocks, key blocks]``."""
+        b, h, i, j = kept.shape
+        keys = torch.arange(j * block, device=kept.device)
+        chosen = kept.repeat_interleave(block, dim=3) & (keys < n_key)
+        return Visit(rows, _listed(chosen, keys))
+
+    @staticmethod
+    def of_keys(kept: Tensor, rows: int) -> "Visit":
+        """From kept keys, bool ``[b, h, query blocks, n_key]``."""
+        return Visit(rows, _listed(kept, torch.arange(kept.shape[3], device=kept.device)))
+
+    def kept(self, blocks: slice, n_key: int) -> Tensor:
+        """Bool ``[b, h, blocks, n_key]``: the keys that some blocks of queries look at."""
+        index = self.index[:, :, blocks]
+        found = index.new_zeros((*index.shape[:3], n_key + 1), dtype=torch.bool)
+        found.scatter_(3, torch.where(index < 0, n_key, index), value=True)
+        return found[..., :n_key]
+
+    def visible(self, rows: slice, keys: slice, n_key: int) -> Tensor:
+        """Bool ``[b, h, rows, keys]``: the visit as a mask, for some rows and keys in storage order."""
+        first, last = rows.start // self.rows, (rows.stop - 1) // self.rows + 1
+        by_block = self.kept(slice(first, last), n_key)[..., keys]
+        of_row = torch.arange(rows.start, rows.stop, device=self.index.device) // self.rows - first
+        return by_block[:, :, of_row]
+
+
+def _listed(chosen: Tensor, keys: Tensor) -> Tensor:
+    """Bool ``[..., n]`` as the indices of its true entries, ascending, filled up with -1."""
+    width = max(1, int(chosen.sum(-1).max()))
+    order = torch.where(chosen, keys, keys.shape[0]).sort(dim=-1).values[..., :width]
+    return torch.where(order < keys.shape[0], order, -1)

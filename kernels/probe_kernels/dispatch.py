@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
-from probe_kernels import reference, sweep
+from probe_kernels import reference, sparse, sweep
 from probe_kernels.types import Attended, Edits, Layout, Scores, Want
+from probe_kernels.visit import Visit
 
 Backend = Literal["reference", "torch", "triton"]
 
@@ -15,7 +16,13 @@ class BackendError(ValueError):
 
 
 def attend(
-    scores: Scores, layout: Layout, want: Want, *, edits: Edits | None = None, backend: str | None = None
+    scores: Scores,
+    layout: Layout,
+    want: Want,
+    *,
+    edits: Edits | None = None,
+    visit: Visit | None = None,
+    backend: str | None = None,
 ) -> Attended:
     """Attention and every wanted statistic, in one sweep over the keys, without the n×n map.
 
@@ -24,13 +31,16 @@ def attend(
         layout: Mask, positions, segments and padding.
         want: The statistics asked for.
         edits: Edits of score and probability blocks; z and every statistic come from the edited attention.
+        visit: The keys that each block of queries looks at, besides the mask; z and every statistic are of the
+            attention among them, renormalised. What it leaves out is not computed.
         backend: ``reference`` (float64, dense, for tests), ``torch`` (blocked) or ``triton``; None reads the
             environment variable PROBE_KERNELS and else takes ``torch``.
 
     Raises:
         BackendError: An unknown backend, or one that is not available.
         ValueError: z or parts without a value; shapes that do not fit; a query with no key at all to attend to;
-            edits of heads that do not exist; a table of edited probabilities.
+            edits of heads that do not exist; a table of edited probabilities; a visit that does not fit, or edits
+            or rows under one (blocks of a visit are no stretches of storage).
     """
     _check(scores, layout, want)
     if edits is not None:
@@ -40,7 +50,11 @@ def attend(
                 "the block-LSE table was wanted while probabilities are edited, but it tells of scores; "
                 "ask for one of the two"
             )
-    return _BACKENDS[chosen_backend(backend)](scores, layout, want, edits)
+    if visit is not None:
+        visit.require(
+            scores.query.shape[0], scores.query.shape[1], scores.query.shape[2], scores.key.shape[2]
+        )
+    return _BACKENDS[chosen_backend(backend)](scores, layout, want, edits, visit)
 
 
 def chosen_backend(backend: str | None) -> Backend:
@@ -60,9 +74,21 @@ def chosen_backend(backend: str | None) -> Backend:
     return cast(Backend, backend)
 
 
-_BACKENDS: dict[str, Callable[[Scores, Layout, Want, Edits | None], Attended]] = {
-    "reference": reference.attend,
-    "torch": sweep.attend,
+def _reference(
+    scores: Scores, layout: Layout, want: Want, edits: Edits | None, visit: Visit | None
+) -> Attended:
+    return reference.attend(scores, layout, want, edits, visit=visit)
+
+
+def _torch(scores: Scores, layout: Layout, want: Want, edits: Edits | None, visit: Visit | None) -> Attended:
+    if visit is None:
+        return sweep.attend(scores, layout, want, edits)
+    return sparse.attend(scores, layout, want, visit, edits)
+
+
+_BACKENDS: dict[str, Callable[[Scores, Layout, Want, Edits | None, Visit | None], Attended]] = {
+    "reference": _reference,
+    "torch": _torch,
 }
 
 

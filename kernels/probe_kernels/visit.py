@@ -26,6 +26,26 @@ class Visit:
                 "one row and [batch, heads, blocks, width]"
             )
 
+    def require(self, batch: int, heads: int, n_query: int, n_key: int) -> None:
+        """Raise `ValueError` where the visit does not fit a call of this size, or its lists are not in order."""
+        index, blocks = self.index, -(-n_query // self.rows)
+        b, h, found, _ = index.shape
+        if b not in {1, batch} or h not in {1, heads} or found != blocks:
+            raise ValueError(
+                f"a visit of shape {tuple(index.shape)} with {self.rows} rows to a block was given for {batch} sequences, "
+                f"{heads} heads and {n_query} queries; it needs [1 or {batch}, 1 or {heads}, {blocks}, width]"
+            )
+        if index.numel() == 0:
+            return
+        low, high = (int(one) for one in index.aminmax())
+        if low < -1 or high >= n_key:
+            raise ValueError(
+                f"a visit lists key {low if low < -1 else high}; the call has keys 0 to {n_key - 1}"
+            )
+        before, after = index[..., :-1], index[..., 1:]
+        if bool(((after >= 0) & (after <= before) | (before < 0) & (after >= 0)).any()):
+            raise ValueError("a visit lists keys out of order; list each once, ascending, with -1 at the end")
+
     @staticmethod
     def of_blocks(kept: Tensor, rows: int, block: int, n_key: int) -> "Visit":
         """From kept blocks of `block` keys, bool ``[b, h, query blocks, key blocks]``."""

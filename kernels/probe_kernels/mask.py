@@ -84,6 +84,30 @@ def within(window: int) -> Predicate:
     )
 
 
+def near(window: int) -> Predicate:
+    """Keys at most `window` positions away, on either side of the query."""
+    return Predicate(
+        f"near({window})",
+        lambda t: (t.query_pos - t.key_pos).abs() <= window,
+        lambda lo, hi: (lo - window, hi + window),
+        lambda lo, hi: (hi - window, lo + window),
+        relative=True,
+        twin=Twin("near", (window,)),
+    )
+
+
+def every(stride: int) -> Predicate:
+    """Keys a multiple of `stride` positions away, the query itself among them; raises `ValueError` below 1."""
+    if stride < 1:
+        raise ValueError(f"every({stride}) was asked; give a stride of at least 1")
+    return Predicate(
+        f"every({stride})",
+        lambda t: (t.query_pos - t.key_pos) % stride == 0,
+        relative=True,
+        twin=Twin("every", (stride,)),
+    )
+
+
 def same_chunk(size: int) -> Predicate:
     """Keys whose position falls in the query's block of `size` positions (Llama-4 chunked attention)."""
     return Predicate(
@@ -109,6 +133,30 @@ def same_segment() -> Predicate:
         return (t.key_segment == t.query_segment) & (t.key_segment >= 0)
 
     return Predicate("same_segment", visible, twin=Twin("same_segment"))
+
+
+def adjacent(table: Tensor) -> Predicate:
+    """Keys of segments that the query's segment is shown: bool ``table [query segment, key segment]``.
+
+    A segment that the table does not have, -1 among them, sees nothing and is seen by nobody.
+
+    Raises:
+        ValueError: a table that is not square.
+    """
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or not table.numel():
+        raise ValueError(
+            f"adjacent() was given a table of shape {tuple(table.shape)}; give one row and one column per segment"
+        )
+    shown, size = table.bool(), table.shape[0]
+
+    def visible(t: Tile) -> Tensor:
+        if t.query_segment is None or t.key_segment is None:
+            raise ValueError("adjacent() needs a Layout with query_segment and key_segment; none were given")
+        a, b = t.query_segment.long(), t.key_segment.long()
+        known = (a >= 0) & (a < size) & (b >= 0) & (b < size)
+        return known & shown.to(a.device)[a.clamp(0, size - 1), b.clamp(0, size - 1)]
+
+    return Predicate("adjacent", visible, twin=Twin("adjacent", (size,), shown))
 
 
 def first(count: int) -> Predicate:

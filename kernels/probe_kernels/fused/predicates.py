@@ -55,7 +55,7 @@ def same_segment(i, j, a, b, n, table):
 @triton.jit
 def adjacent(i, j, a, b, n, table):
     """Keys of a segment that the query's segment is shown: table[a, b] of n[0] segments, int8."""
-    known = (a >= 0) & (b >= 0)
+    known = (a >= 0) & (a < n[0]) & (b >= 0) & (b < n[0])
     return tl.load(table + a * n[0] + b, mask=known, other=0) != 0
 
 

@@ -1,10 +1,10 @@
 """Attention that also counts: z and exact statistics in one sweep, without the n×n map.
 
-Imports torch (and, one day, triton) only; never transformers, never probe.
+Imports torch only, and Triton where its backend is chosen; never transformers, never probe.
 """
 
 from probe_kernels import reference
-from probe_kernels.dispatch import Backend, BackendError, attend, chosen_backend
+from probe_kernels.dispatch import Backend, BackendError, attend, backend_for, chosen_backend
 from probe_kernels.mask import Mask, Predicate, Tile
 from probe_kernels.merge import merge
 from probe_kernels.pattern import pattern_block, score_block
@@ -24,6 +24,7 @@ __all__ = [
     "Tile",
     "Want",
     "attend",
+    "backend_for",
     "chosen_backend",
     "merge",
     "pattern_block",

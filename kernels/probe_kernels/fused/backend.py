@@ -1,8 +1,8 @@
 """The Triton backend: the answers of `probe_kernels.sweep.attend`, from two kernels.
 
 What a kernel cannot do is done all the same, and nowhere silently: a mask whose rule is a torch function is written out
-for a few rows at a time; edited heads, functions over blocks and gradients are the blocked torch path's, on the same
-device, because they call Python for every block.
+for a few rows at a time; edited heads, functions over blocks (`Want.rows`) and gradients are the blocked torch path's, on
+the same device, because they call Python for every block.
 """
 
 from collections.abc import Iterator
@@ -13,42 +13,65 @@ from torch import Tensor
 
 from probe_kernels import by_heads, gradient, over_queries, sweep
 from probe_kernels.block import Inputs
-from probe_kernels.fused import plan
-from probe_kernels.fused.attach import coarser, joined, with_sink
-from probe_kernels.fused.launch import RowAnswers, RowLaunch, fresh, sweep_columns, sweep_rows
-from probe_kernels.fused.problem import Functional, Problem
+from probe_kernels.fused import asked, plan, visiting
+from probe_kernels.fused.attach import joined, with_sink
+from probe_kernels.fused.launch import RowAnswers, RowLaunch, Visited, fresh, sweep_columns, sweep_rows
+from probe_kernels.fused.problem import Problem, prepared
 from probe_kernels.ledger import Ledger
 from probe_kernels.types import Attended, Edits, Layout, Scores, Want
+from probe_kernels.visit import Visit
 
 _WRITTEN_ROWS = 256  # rows of a mask that are written out at a time
+_MOST_ROWS_OF_GRID = 2**16 - 1  # batch rows times heads: the second axis of a CUDA grid
 
 
-def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = None) -> Attended:
+def check(scores: Scores, want: Want) -> None:
+    """Raise `ValueError` for what the kernels do not take: dtypes, widths, sizes."""
+    dtypes = [one.dtype for one in (scores.query, scores.key, scores.value) if one is not None]
+    if any(dtype not in plan.DTYPES for dtype in dtypes):
+        found = ", ".join(dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise ValueError(
+            f"the triton backend was asked for {found} tensors; it takes float16, bfloat16 or float32: use "
+            "backend='torch'"
+        )
+    batch, heads = scores.query.shape[:2]
+    if batch * heads > _MOST_ROWS_OF_GRID:
+        raise ValueError(
+            f"the triton backend was asked for {batch} sequences of {heads} heads at once; it takes at most "
+            f"{_MOST_ROWS_OF_GRID // heads}: use backend='torch'"
+        )
+    plan.check(scores, want)
+
+
+def attend(
+    scores: Scores, layout: Layout, want: Want, edits: Edits | None = None, *, visit: Visit | None = None
+) -> Attended:
     """Attention with statistics; see `probe_kernels.attend`.
 
     Raises:
-        ValueError: what the kernels do not take: see `probe_kernels.fused.plan.check`.
+        ValueError: what the kernels do not take: see `check`; positions or labels beyond 32 bits.
     """
-    plan.check(scores, want)
+    check(scores, want)
     touched = () if edits is None else edits.heads(scores.query.shape[1])
     if edits is None or not touched:
-        return _attend(scores, layout, want)
+        return _attend(scores, layout, want, visit)
     if len(touched) == scores.query.shape[1] or want.rows:
         return sweep.attend(scores, layout, want, edits)
-    whole = _attend(scores, layout, want)
+    whole = _attend(scores, layout, want, None)
     part = sweep.attend(by_heads.of_heads(scores, touched), layout, want, by_heads.renumbered(edits, touched))
     return by_heads.overwrite(whole, touched, part)
 
 
-def _attend(scores: Scores, layout: Layout, want: Want) -> Attended:
+def _attend(scores: Scores, layout: Layout, want: Want, visit: Visit | None) -> Attended:
+    if visit is not None:
+        return visiting.attend(scores, layout, want, visit, rows_of=statistics)
     z = None
     if gradient.needed(scores):
         if want.z:
-            problem = Problem.of(gradient.detached(scores), layout)
-            z = gradient.z_with_gradient(Inputs.of(scores), problem.ground, sweep.rows_at_once(scores))
+            ground = Problem.of(gradient.detached(scores), layout).ground
+            z = gradient.z_with_gradient(Inputs.of(scores), ground, sweep.rows_at_once(scores))
         scores, want = gradient.detached(scores), replace(want, z=False)
-    with torch.no_grad():
-        out = _statistics(Problem.of(scores, layout), want)
+    out = statistics(scores, layout, want, None)
     if want.rows:
         out.rows = sweep.attend(scores, layout, Want(z=False, rows=want.rows)).rows
     if z is not None:
@@ -56,43 +79,42 @@ def _attend(scores: Scores, layout: Layout, want: Want) -> Attended:
     return out
 
 
-def _statistics(problem: Problem, want: Want) -> Attended:
-    scores = problem.scores
+@torch.no_grad()
+def statistics(scores: Scores, layout: Layout, want: Want, visited: Visited | None) -> Attended:
+    """Everything that the kernels compute; with `visited`, of rows only."""
+    problem = Problem.of(prepared(scores), layout)
     out = Attended(n_keys=scores.key.shape[2], table_block=want.table)
-    asked = _functionals(want)
     lse: Tensor | None = None
-    for launch, names in plan.launches(problem, want, asked):
-        answers = joined(_rows(problem, launch))
+    for launch, names in plan.launches(problem, want, asked.of_rows(want)):
+        answers = joined(_rows(problem, launch, visited))
         if scores.sinks is not None:
             answers, out.sink_mass = with_sink(answers, scores.sinks)
-        lse = answers.lse[0]
-        _take(out, answers, names, want)
+        if lse is None:
+            lse = answers.lse[0]
+        asked.take_rows(out, answers, names, want)
     if out.z is not None and scores.value is not None:
         out.z = out.z.to(scores.value.dtype)
     if want.lse:
         out.lse = lse
-    _parts(problem, out, want, lse)
-    _columns(problem, out, want, lse)
+    if lse is not None:
+        _groups(problem, out, want, lse, visited)
+        _columns(problem, out, want, lse)
     _counts(problem, out, want)
     return out
 
 
-def _rows(problem: Problem, launch: RowLaunch) -> RowAnswers:
+def _rows(problem: Problem, launch: RowLaunch, visited: Visited | None) -> RowAnswers:
+    if problem.scores.sinks is not None:
+        launch = replace(launch, wide=True)  # z is rounded once, after the sink has taken its share
     tiles, splits = plan.row_tiles(problem, launch)
+    if visited is not None:
+        tiles, splits = visiting.narrowed(tiles, visited), 1
+    elif launch.ranked and not problem.in_order:
+        visited = Visited(problem.by_position, problem.ground.n_query)
     answers = fresh(problem, launch, splits)
-    visited = _by_position(problem) if launch.ranked and problem.ground.key_start is None else None
     for part in _pieces(problem):
-        sweep_rows(part, launch, tiles, answers, visited=visited, rows_each=scores_rows(problem))
+        sweep_rows(part, launch, tiles, answers, visited)
     return answers
-
-
-def scores_rows(problem: Problem) -> int:
-    return problem.scores.query.shape[2]
-
-
-def _by_position(problem: Problem) -> Tensor:
-    """Every key, in the order of positions, which is not that of storage: a visit of all by all, int32 [b, 1, 1, K]."""
-    return problem.key_pos.argsort(dim=1, stable=True).to(torch.int32)[:, None, None].contiguous()
 
 
 def _pieces(problem: Problem) -> Iterator[Problem]:
@@ -100,143 +122,63 @@ def _pieces(problem: Problem) -> Iterator[Problem]:
     if problem.ruled:
         yield problem
         return
-    n = problem.rows.stop
-    for start in range(0, n, _WRITTEN_ROWS):
-        yield problem.part(slice(start, min(start + _WRITTEN_ROWS, n)))
+    for rows in problem.ground.runs(_WRITTEN_ROWS):
+        yield problem.part(rows)
 
 
-Name = tuple[str, object]
-
-
-def _functionals(want: Want) -> dict[Name, Functional]:
-    """Statistics of rows that are linear in p, by field and key."""
-    made: dict[Name, Functional] = {}
-    if want.distance:
-        made["distance", None] = Functional("distance")
-    for n in want.first:
-        made["first", n] = Functional("first", (n,))
-    for o in want.offsets:
-        made["offsets", o] = Functional("offset", (o,))
-    for name, match in want.matches.items():
-        made["matches", name] = Functional("match", (0,), _small(match.query_ids), _small(match.key_ids))
-    for name, labels in want.key_groups.items():
-        ids = _small(labels)
-        for g in range(_count(labels)):
-            made["key_groups", (name, g)] = Functional("key_group", (g,), None, ids)
-    return made
-
-
-def _small(ids: Tensor) -> Tensor:
-    from probe_kernels.fused.problem import as_int32
-
-    return as_int32(ids)
-
-
-def _count(labels: Tensor) -> int:
-    return max(int(labels.max()) + 1, 0) if labels.numel() else 0
-
-
-def _take(out: Attended, answers: RowAnswers, names: tuple[Name, ...], want: Want) -> None:
-    if answers.z is not None:
-        out.z = answers.z[0]
-    for name in ("entropy", "square", "top_p"):
-        found = getattr(answers, name)
-        if found is not None:
-            setattr(out, name, found[0])
-    if answers.top is not None:
-        out.top_index = answers.top[0].long()
-    if answers.table is not None:
-        out.table = coarser(answers.table, want.table // plan.table_keys(want.table))
-    for number, (name, key) in enumerate(names):
-        if answers.masses is None:
-            continue
-        found = answers.masses[number, 0]
-        if name == "distance":
-            out.distance = found
-        elif name == "key_groups":
-            continue
-        else:
-            getattr(out, name)[key] = found
-    _groups(out, answers, names, want)
-
-
-def _groups(out: Attended, answers: RowAnswers, names: tuple[Name, ...], want: Want) -> None:
-    for number, (name, key) in enumerate(names):
-        if name != "key_groups" or answers.masses is None or not isinstance(key, tuple):
-            continue
-        labels, g = key
-        if labels not in out.key_groups:
-            found = answers.masses[number, 0]
-            out.key_groups[labels] = found.new_zeros((*found.shape, _count(want.key_groups[labels])))
-        out.key_groups[labels][..., g] = answers.masses[number, 0]
-
-
-def _parts(problem: Problem, out: Attended, want: Want, lse: Tensor | None) -> None:
+def _groups(problem: Problem, out: Attended, want: Want, lse: Tensor, visited: Visited | None) -> None:
     """z of each group of keys alone: attention over the group, weighed by its share of the row's mass."""
     value = problem.scores.value
     for name, labels in want.key_groups.items():
-        n = _count(labels)
-        if not n and lse is not None:
+        n = asked.count(labels)
+        if not n:
             out.key_groups[name] = lse.new_zeros((*lse.shape, 0))
-        if name not in want.parts or value is None or lse is None:
+        if name not in want.parts or value is None:
             continue
         found = lse.new_zeros((*lse.shape, n, value.shape[3]))
         for g in range(n):
-            group = joined(_rows(problem.without(labels != g), RowLaunch(z=True, wide=True)))
+            launch = RowLaunch(z=True, wide=True)
+            group = joined(_rows(problem.without(labels != g), launch, visited))
             share = torch.exp(group.lse[0] - lse).masked_fill(group.lse[0] == -torch.inf, 0.0)
             if group.z is not None:
                 found[..., g, :] = share[..., None] * group.z[0]
         out.parts[name] = found
 
 
-def _columns(problem: Problem, out: Attended, want: Want, lse: Tensor | None) -> None:
+def _columns(problem: Problem, out: Attended, want: Want, lse: Tensor) -> None:
     """Sums over queries: the column mass, bands of it, and groups of queries."""
-    asked: dict[Name, Functional] = {}
-    if want.column:
-        asked["column", None] = Functional("whole")
-    for lo, hi in want.bands:
-        asked["bands", (lo, hi)] = Functional("band", (lo, hi))
-    for name, labels in want.query_groups.items():
-        for g in range(_count(labels)):
-            asked["query_groups", (name, g)] = Functional("query_group", (g,), _small(labels), None)
-    batch, heads, n_key = *problem.scores.query.shape[:2], problem.scores.key.shape[2]
-    for name, labels in want.query_groups.items():
-        out.query_groups[name] = labels.new_zeros((batch, heads, _count(labels), n_key), dtype=torch.float32)
-    names = list(asked)
+    functionals = asked.of_columns(want)
+    names = list(functionals)
+    size = (*problem.scores.query.shape[:2], problem.ground.n_key)
+    sums: dict[asked.Name, Tensor] = {}
     for start in range(0, len(names), plan.COLUMN_FUNCTIONALS):
         some = names[start : start + plan.COLUMN_FUNCTIONALS]
-        sums = problem.scores.query.new_zeros((len(some), batch, heads, n_key), dtype=torch.float32)
+        found = lse.new_zeros((len(some), *size))
         for part in _pieces(problem):
-            if lse is not None:
-                sweep_columns(part, lse, [asked[name] for name in some], plan.column_tiles(problem), sums)
-        for (name, key), found in zip(some, sums, strict=True):
-            if name == "column":
-                out.column = found
-            elif name == "bands" and isinstance(key, tuple):
-                out.bands[key] = found
-            elif isinstance(key, tuple):
-                out.query_groups[key[0]][:, :, key[1]] = found
+            sweep_columns(part, lse, [functionals[name] for name in some], plan.column_tiles(problem), found)
+        sums.update(zip(some, found, strict=True))
+    asked.take_columns(out, sums, want, size)
 
 
 def _counts(problem: Problem, out: Attended, want: Want) -> None:
-    """What depends on the mask alone, from the same code as the torch path."""
+    """What depends on the mask alone, from the same code as the torch path; kept with the layout for other layers."""
     if not (want.visible or want.column or want.bands):
         return
-    asked = Want(z=False, visible=want.visible, column=want.column, bands=want.bands)
-    one = replace(
-        problem.scores,
-        query=problem.scores.query[:, :1],
-        key=problem.scores.key[:, :1],
-        value=None,
-        sinks=None,
-        bias=None,
-        alibi=None,
-    )
-    ledger = Ledger(one, problem.ground, asked, torch.float32)
+    kept = vars(problem.layout).setdefault("_counts", {})
+    key = (problem.scores.query.shape[0], want.visible, want.column, want.bands)
+    if key not in kept:
+        kept[key] = _counted(
+            problem, Want(z=False, visible=want.visible, column=want.column, bands=want.bands)
+        )
+    found: Attended = kept[key]
+    out.visible = None if found.visible is None else found.visible.clone()
+    out.seen_by = None if found.seen_by is None else found.seen_by.clone()
+    out.band_seen_by = {band: seen.clone() for band, seen in found.band_seen_by.items()}
+
+
+def _counted(problem: Problem, want: Want) -> Attended:
+    query, key = problem.scores.query[:, :1], problem.scores.key[:, :1]
+    ledger = Ledger(Scores(query, key, None, 1.0), problem.ground, want, torch.float32)
     for chunk in problem.ground.chunks(_WRITTEN_ROWS):
         over_queries.count(ledger, chunk)
-    out.visible, out.seen_by, out.band_seen_by = (
-        ledger.out.visible,
-        ledger.out.seen_by,
-        ledger.out.band_seen_by,
-    )
+    return ledger.out

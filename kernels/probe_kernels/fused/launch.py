@@ -12,7 +12,7 @@ from probe_kernels.fused import columns as column_kernel
 from probe_kernels.fused import functionals as functional_kinds
 from probe_kernels.fused import rows as row_kernel
 from probe_kernels.fused.plan import INTERPRETED, Tiles
-from probe_kernels.fused.problem import Functional, Problem, given, step, steps
+from probe_kernels.fused.problem import Functional, Places, Problem, given, step, steps
 from probe_kernels.fused.ranges import Ranges, transposed
 
 _DOT = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
@@ -86,84 +86,53 @@ def fresh(problem: Problem, launch: RowLaunch, splits: int) -> RowAnswers:
     )
 
 
+@dataclass(frozen=True)
+class Visited:
+    """Keys that each block of `rows` queries looks at: storage indices, int32 ``[b, h, blocks, T]``, -1 = none."""
+
+    index: Tensor
+    rows: int
+
+    @property
+    def steps(self) -> tuple[int, int, int, int]:
+        """From batch row to batch row, head to head, block to block; and the rows of a block."""
+        b, h, _, width = self.index.shape
+        by_batch = 0 if b == 1 else self.index.stride(0)
+        return by_batch, 0 if h == 1 else self.index.stride(1), width, self.rows
+
+
 def sweep_rows(
-    problem: Problem,
-    launch: RowLaunch,
-    tiles: Tiles,
-    answers: RowAnswers,
-    *,
-    visited: Tensor | None = None,
-    rows_each: int = 0,
+    problem: Problem, launch: RowLaunch, tiles: Tiles, answers: RowAnswers, visited: Visited | None = None
 ) -> None:
-    """Fill the answers of the problem's rows. `visited` int32 [b, h, blocks, T]: the keys that each `rows_each` rows see."""
+    """Fill the answers ``[splits, B, H, Q]`` of the problem's rows; `visited` narrows their keys."""
     scores, splits = problem.scores, answers.lse.shape[0]
-    batch, heads, n_query, width = scores.query.shape
+    batch, heads, n_query, _ = scores.query.shape
     n_rows, n_key = problem.rows.stop - problem.rows.start, scores.key.shape[2]
-    value, key_pos = given(scores.value, scores.key), problem.key_pos
-    asks = problem.key_real is not None or problem.dense is not None
-    found = Ranges.of(problem.ground, problem.rows, (tiles.rows, tiles.keys), asks=asks)
-    if tiles.pack:
-        found = found.whole()
-    if visited is not None:
-        zero = torch.zeros_like(found.low)
-        found = Ranges(zero, zero, zero, zero + visited.shape[3])
-    queries = n_rows * (problem.group if tiles.pack else 1)
+    value = given(scores.value, scores.key)
     lead = scores.key.shape[1] if tiles.pack else heads
-    lse = answers.lse
-    ids = [one for f in launch.functionals for one in (f.query_ids, f.key_ids)]
-    visit_steps = (0, 0, 0, 1)
-    if visited is not None:
-        b, h, _, t = visited.shape
-        visit_steps = (0 if b == 1 else visited.stride(0), 0 if h == 1 else visited.stride(1), t, rows_each)
-    grid = (-(-queries // tiles.rows) * splits, batch * lead)
+    blocks = -(-n_rows * (problem.group if tiles.pack else 1) // tiles.rows)
     start(
         row_kernel.attend_rows,
-        grid,
-        (
-            scores.query,
-            scores.key,
-            value,
-            given(scores.bias, scores.query),
-            given(scores.alibi, lse),
-            given(problem.dense, key_pos),
-        ),
-        (
-            problem.query_pos,
-            key_pos,
-            given(problem.query_segment, key_pos),
-            given(problem.key_segment, key_pos),
-            given(problem.key_real, key_pos),
-        ),
-        (found.low, found.full_low, found.full_high, found.high, given(visited, key_pos)),
-        (
-            given(answers.z, lse),
-            lse,
-            given(answers.entropy, lse),
-            given(answers.square, lse),
-            given(answers.top_p, lse),
-            given(answers.top, key_pos),
-            given(answers.table, lse),
-            given(answers.masses, lse),
-        ),
+        (blocks * splits, batch * lead),
+        (scores.query, scores.key, value, *_score_terms(problem, answers.lse)),
+        _layout(problem),
+        _row_ranges(problem, tiles, visited),
+        _row_outputs(problem, answers),
         (
             scores.query.stride(),
             scores.key.stride(),
             value.stride(),
-            steps(scores.bias, (batch, heads, n_query, n_key)),
-            (0, 0, 0) if problem.dense is None else (step(problem.dense), *problem.dense.stride()[1:]),
-            _position_steps(problem, ids),
-            visit_steps,
+            *_term_steps(problem),
+            (*_position_steps(problem), *_id_steps(launch.functionals)),
+            (0, 0, 0, 1) if visited is None else visited.steps,
         ),
         (
             0 if answers.table is None else answers.table.shape[2],
             batch * heads * n_query,
-            splits * batch * heads * n_query,
+            answers.lse.numel(),
         ),
-        problem.rules.tables,
-        tuple(given(f.query_ids, problem.query_pos) for f in launch.functionals) or (key_pos,),
-        tuple(given(f.key_ids, key_pos) for f in launch.functionals) or (key_pos,),
-        scores.scale,
-        scores.softcap or 1.0,
+        *_functional_pointers(problem, launch.functionals),
+        *_numbers(problem),
         n_query,
         n_key,
         problem.rows.start,
@@ -171,19 +140,9 @@ def sweep_rows(
         lead,
         problem.group,
         splits,
-        problem.rules.all_of,
-        problem.rules.all_numbers,
-        problem.rules.any_of,
-        problem.rules.any_numbers,
-        tuple(functional_kinds.KINDS[f.kind] for f in launch.functionals),
-        tuple(f.numbers for f in launch.functionals),
+        *_compiled(problem, launch.functionals),
         VISIT=visited is not None,
-        DENSE=problem.dense is not None,
-        KEY_REAL=problem.key_real is not None,
-        SEGMENTS=problem.query_segment is not None and problem.key_segment is not None,
-        BIAS=scores.bias is not None,
-        ALIBI=scores.alibi is not None,
-        SOFTCAP=scores.softcap is not None,
+        **_flags(problem),
         CAREFUL=problem.careful,
         WANT_Z=launch.z,
         ENTROPY=launch.entropy,
@@ -192,16 +151,9 @@ def sweep_rows(
         TABLE=launch.table > 0,
         RANK=launch.ranked,
         PACK=tiles.pack,
-        D=width,
         DV=value.shape[3],
-        BD=padded(width),
         BDV=padded(value.shape[3]),
-        BM=tiles.rows,
-        BN=tiles.keys,
-        DOT=tl.float32 if INTERPRETED else _DOT[scores.query.dtype],
-        PRECISION="tf32x3" if scores.query.dtype == torch.float32 else "tf32",
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **_shape(problem, tiles),
     )
 
 
@@ -209,77 +161,37 @@ def sweep_columns(
     problem: Problem, lse: Tensor, functionals: Sequence[Functional], tiles: Tiles, out: Tensor
 ) -> None:
     """Add sums over the problem's real rows to ``out [functionals, B, H, K]``; lse ``[B, H, Q]`` holds any sink."""
-    scores, key_pos = problem.scores, problem.key_pos
-    batch, heads, n_query, width = scores.query.shape
-    n_key, first, stop = scores.key.shape[2], problem.rows.start, problem.rows.stop
-    asks = problem.key_real is not None or problem.dense is not None
-    found = Ranges.of(problem.ground, problem.rows, (tiles.rows, tiles.keys), asks=asks)
-    low, high = transposed(found, n_key, tiles.rows, tiles.keys, first, stop)
-    real = problem.ground.query_real
-    query_real = None if real is None else real.to(torch.int8).contiguous()
-    ids = [one for f in functionals for one in (f.query_ids, f.key_ids)]
+    scores, query_real = problem.scores, problem.places.query_real
+    batch, heads, n_query, _ = scores.query.shape
+    n_key, rows = scores.key.shape[2], problem.rows
     made = torch.zeros_like(out)
     start(
         column_kernel.attend_columns,
         (-(-n_key // tiles.keys), batch * heads),
-        (
-            scores.query,
-            scores.key,
-            given(scores.bias, scores.query),
-            given(scores.alibi, lse),
-            given(problem.dense, key_pos),
-        ),
-        (
-            problem.query_pos,
-            key_pos,
-            given(problem.query_segment, key_pos),
-            given(problem.key_segment, key_pos),
-            given(problem.key_real, key_pos),
-            given(query_real, key_pos),
-        ),
-        (low, high),
+        (scores.query, scores.key, *_score_terms(problem, lse)),
+        (*_layout(problem), given(query_real, problem.places.key_pos)),
+        transposed(problem.ground, rows, (tiles.rows, tiles.keys), asks=problem.asks),
         lse,
         made,
         (
             scores.query.stride(),
             scores.key.stride(),
-            steps(scores.bias, (batch, heads, n_query, n_key)),
-            (0, 0, 0) if problem.dense is None else (step(problem.dense), *problem.dense.stride()[1:]),
-            (*_position_steps(problem, [])[:5], step(query_real), *(step(one) for one in ids)),
+            *_term_steps(problem),
+            (*_position_steps(problem), step(query_real), *_id_steps(functionals)),
         ),
-        problem.rules.tables,
-        tuple(given(f.query_ids, problem.query_pos) for f in functionals),
-        tuple(given(f.key_ids, key_pos) for f in functionals),
-        scores.scale,
-        scores.softcap or 1.0,
+        *_functional_pointers(problem, functionals),
+        *_numbers(problem),
         n_query,
         n_key,
-        first,
-        stop - first,
+        rows.start,
+        rows.stop - rows.start,
         heads,
         problem.group,
         batch * heads * n_key,
-        problem.rules.all_of,
-        problem.rules.all_numbers,
-        problem.rules.any_of,
-        problem.rules.any_numbers,
-        tuple(functional_kinds.KINDS[f.kind] for f in functionals),
-        tuple(f.numbers for f in functionals),
-        DENSE=problem.dense is not None,
-        KEY_REAL=problem.key_real is not None,
+        *_compiled(problem, functionals),
+        **_flags(problem),
         QUERY_REAL=query_real is not None,
-        SEGMENTS=problem.query_segment is not None and problem.key_segment is not None,
-        BIAS=scores.bias is not None,
-        ALIBI=scores.alibi is not None,
-        SOFTCAP=scores.softcap is not None,
-        D=width,
-        BD=padded(width),
-        BM=tiles.rows,
-        BN=tiles.keys,
-        DOT=tl.float32 if INTERPRETED else _DOT[scores.query.dtype],
-        PRECISION="tf32x3" if scores.query.dtype == torch.float32 else "tf32",
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        **_shape(problem, tiles),
     )
     out += made
 
@@ -289,6 +201,119 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def _position_steps(problem: Problem, ids: Sequence[Tensor | None]) -> tuple[int, ...]:
-    own = (problem.query_pos, problem.key_pos, problem.query_segment, problem.key_segment, problem.key_real)
-    return tuple(step(one) for one in (*own, *ids))
+def _score_terms(problem: Problem, floats: Tensor) -> tuple[Any, ...]:
+    """Bias, slopes and the written-out mask, or memory that is never read."""
+    scores = problem.scores
+    return (
+        given(scores.bias, scores.query),
+        given(scores.alibi, floats),
+        given(problem.dense, problem.places.key_pos),
+    )
+
+
+def _layout(problem: Problem) -> tuple[Any, ...]:
+    places = problem.places
+    nothing = places.key_pos
+    return (
+        places.query_pos,
+        places.key_pos,
+        given(places.query_segment, nothing),
+        given(places.key_segment, nothing),
+        given(problem.key_real, nothing),
+    )
+
+
+def _row_ranges(problem: Problem, tiles: Tiles, visited: Visited | None) -> tuple[Any, ...]:
+    found = Ranges.of(problem.ground, problem.rows, (tiles.rows, tiles.keys), asks=problem.asks)
+    if tiles.pack:
+        found = found.whole()
+    if visited is not None:
+        found = found.visit(visited.index.shape[3])
+    index = None if visited is None else visited.index
+    return found.low, found.full_low, found.full_high, found.high, given(index, problem.places.key_pos)
+
+
+def _row_outputs(problem: Problem, answers: RowAnswers) -> tuple[Any, ...]:
+    lse = answers.lse
+    return (
+        given(answers.z, lse),
+        lse,
+        given(answers.entropy, lse),
+        given(answers.square, lse),
+        given(answers.top_p, lse),
+        given(answers.top, problem.places.key_pos),
+        given(answers.table, lse),
+        given(answers.masses, lse),
+    )
+
+
+def _term_steps(problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Strides of the bias and of the written-out mask."""
+    scores, dense = problem.scores, problem.dense
+    shape = (*scores.query.shape[:3], scores.key.shape[2])
+    return steps(scores.bias, shape), (0, 0, 0) if dense is None else (step(dense), *dense.stride()[1:])
+
+
+def _position_steps(problem: Problem) -> tuple[int, ...]:
+    places: Places = problem.places
+    own = (places.query_pos, places.key_pos, places.query_segment, places.key_segment, problem.key_real)
+    return tuple(step(one) for one in own)
+
+
+def _id_steps(functionals: Sequence[Functional]) -> tuple[int, ...]:
+    return tuple(step(ids) for one in functionals for ids in (one.query_ids, one.key_ids))
+
+
+def _functional_pointers(problem: Problem, functionals: Sequence[Functional]) -> tuple[tuple[Any, ...], ...]:
+    """Tables of the rules, then the ids of queries and of keys that the functionals compare; none of them empty."""
+    query_pos, key_pos = problem.places.query_pos, problem.places.key_pos
+    return (
+        problem.rules.tables,
+        tuple(given(one.query_ids, query_pos) for one in functionals) or (query_pos,),
+        tuple(given(one.key_ids, key_pos) for one in functionals) or (key_pos,),
+    )
+
+
+def _numbers(problem: Problem) -> tuple[float, float]:
+    softcap = problem.scores.softcap
+    return float(problem.scores.scale), 1.0 if softcap is None else float(softcap)
+
+
+def _compiled(problem: Problem, functionals: Sequence[Functional]) -> tuple[Any, ...]:
+    """The Triton functions that are compiled in, and their numbers."""
+    rules = problem.rules
+    return (
+        rules.all_of,
+        rules.all_numbers,
+        rules.any_of,
+        rules.any_numbers,
+        tuple(functional_kinds.KINDS[one.kind] for one in functionals),
+        tuple(one.numbers for one in functionals),
+    )
+
+
+def _flags(problem: Problem) -> dict[str, bool]:
+    scores, places = problem.scores, problem.places
+    return {
+        "DENSE": problem.dense is not None,
+        "KEY_REAL": problem.key_real is not None,
+        "SEGMENTS": places.query_segment is not None and places.key_segment is not None,
+        "BIAS": scores.bias is not None,
+        "ALIBI": scores.alibi is not None,
+        "SOFTCAP": scores.softcap is not None,
+    }
+
+
+def _shape(problem: Problem, tiles: Tiles) -> dict[str, Any]:
+    """Width, tile, what the products are made in, and how the compiler is to pipeline them."""
+    query = problem.scores.query
+    return {
+        "D": query.shape[3],
+        "BD": padded(query.shape[3]),
+        "BM": tiles.rows,
+        "BN": tiles.keys,
+        "DOT": tl.float32 if INTERPRETED else _DOT[query.dtype],
+        "PRECISION": "tf32x3" if query.dtype == torch.float32 else "tf32",
+        "num_warps": tiles.warps,
+        "num_stages": tiles.stages,
+    }

@@ -63,7 +63,9 @@ def launches(
     """The launches over rows, each with the names of its functionals; the first also tells every row's lse."""
     from probe_kernels.fused.launch import RowLaunch
 
-    names = list(functionals)
+    # Ranks count in the order of positions: a launch that visits keys so, and not as they lie, counts nothing else.
+    apart = [] if problem.in_order else [name for name, one in functionals.items() if one.kind == "first"]
+    names = [name for name in functionals if name not in apart]
     own = WITH_Z if want.z else ALONE
     yield (
         RowLaunch(
@@ -78,6 +80,9 @@ def launches(
     )
     for start in range(own, len(names), ALONE):
         some = tuple(names[start : start + ALONE])
+        yield RowLaunch(functionals=tuple(functionals[name] for name in some)), some
+    for start in range(0, len(apart), ALONE):
+        some = tuple(apart[start : start + ALONE])
         yield RowLaunch(functionals=tuple(functionals[name] for name in some)), some
 
 

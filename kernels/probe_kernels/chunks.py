@@ -169,6 +169,11 @@ class Ground:
             shifts = {q - k for q, k in zip(self.query_start, self.key_start, strict=True)}
         return shifts.pop() if len(shifts) == 1 else None
 
+    @cached_property
+    def ascending(self) -> bool:
+        """Whether keys lie in order of position, no two of a sequence at the same one."""
+        return self.key_start is not None or bool((self.layout.key_pos.diff(dim=1) > 0).all())
+
     def chunks(self, size: int, align: int = 1) -> Iterator[Chunk]:
         """Chunks of `size` rows in order; the key range starts at a multiple of `align`."""
         for rows in self.runs(size):
@@ -251,6 +256,36 @@ class Ground:
     def _made(self, rows: slice, keys: slice, edges: tuple[Edge, ...]) -> Chunk:
         return Chunk(rows, keys, edges, self.layout.key_pos.device)
 
+    def _certain(self, rows: slice, keys: slice) -> tuple[slice, Tensor] | None:
+        """What positions alone tell: the keys in reach, and which of them (bool) every row sees; None: nothing."""
+        mask, pos = self.layout.mask, self.layout.key_pos[:, keys]
+        lo, hi = self.query_range(rows)
+        (first, last), (near, far) = mask.full(lo, hi), mask.reach(lo, hi)
+        if first > last:
+            return None
+        every, some = (pos >= first) & (pos <= last), (pos >= near) & (pos <= far)
+        if self.key_real is not None:
+            real = self.key_real[:, keys]
+            every, some = every & real, some & real
+        every, found = every.all(0), some.any(0).nonzero()
+        if found.numel() == 0 or not bool(every.any()):
+            return None
+        k0, k1 = int(found[0]), int(found[-1]) + 1
+        return slice(keys.start + k0, keys.start + k1), every[k0:k1]
+
+    def _beside(self, rows: slice, keys: slice, every: Tensor, align: int) -> Chunk:
+        """A chunk whose mask is asked only beside the keys that every row is known to see."""
+        k0 = keys.start // align * align
+        if k0 < keys.start:
+            every = torch.nn.functional.pad(every, (keys.start - k0, 0), value=False)
+        keys = slice(k0, keys.stop)
+        edges = []
+        for part in _stretches(every, keys):
+            seen = self.tile(rows, part)
+            if seen is not None and not bool(seen.all()):
+                edges.append(Edge(part, seen))
+        return self._made(rows, keys, tuple(edges))
+
     def _edge(self, rows: slice, keys: slice) -> Edge | None:
         """The edge at these keys; where only relative positions matter, a tile of the same place serves again."""
         inference = torch.is_inference_mode_enabled()
@@ -272,6 +307,9 @@ class Ground:
         return int(low), int(high)
 
     def _by_search(self, rows: slice, keys: slice, align: int) -> Chunk:
+        sure = self._certain(rows, keys)
+        if sure is not None:
+            return self._beside(rows, *sure, align)
         seen = self.tile(rows, keys)
         if seen is None:
             return self._made(rows, keys, ())
@@ -287,8 +325,13 @@ class Ground:
 
 def _edges(seen: Tensor, keys: slice) -> Iterator[Edge]:
     """Neighbouring blocks of columns that are not fully visible, joined."""
+    for part in _stretches(seen.flatten(0, 1).all(0), keys):
+        yield Edge(part, seen[:, :, part.start - keys.start : part.stop - keys.start])
+
+
+def _stretches(every: Tensor, keys: slice) -> Iterator[slice]:
+    """Neighbouring blocks of keys, joined, in which not `every` one (bool ``[n]``) is seen by all rows."""
     n = keys.stop - keys.start
-    every = seen.flatten(0, 1).all(0)
     if n % _BLOCK:
         every = torch.nn.functional.pad(every, (0, _BLOCK - n % _BLOCK), value=True)
     flags = every.view(-1, _BLOCK).all(1).tolist()
@@ -297,8 +340,7 @@ def _edges(seen: Tensor, keys: slice) -> Iterator[Edge]:
         if not full and start is None:
             start = index * _BLOCK
         if full and start is not None:
-            stop = min(index * _BLOCK, n)
-            yield Edge(slice(keys.start + start, keys.start + stop), seen[:, :, start:stop])
+            yield slice(keys.start + start, keys.start + min(index * _BLOCK, n))
             start = None
 
 

@@ -22,8 +22,8 @@ class Visit:
     def __post_init__(self) -> None:
         if self.rows < 1 or self.index.ndim != 4:
             raise ValueError(
-                f"a visit of {self.rows} rows with an index of shape {tuple(self.index.shape)} was asked; give at least "
-                "one row and [batch, heads, blocks, width]"
+                f"a visit of {self.rows} rows with an index of shape {tuple(self.index.shape)} was asked; give at "
+                "least one row and [batch, heads, blocks, width]"
             )
 
     def require(self, batch: int, heads: int, n_query: int, n_key: int) -> None:
@@ -32,8 +32,8 @@ class Visit:
         b, h, found, _ = index.shape
         if b not in {1, batch} or h not in {1, heads} or found != blocks:
             raise ValueError(
-                f"a visit of shape {tuple(index.shape)} with {self.rows} rows to a block was given for {batch} sequences, "
-                f"{heads} heads and {n_query} queries; it needs [1 or {batch}, 1 or {heads}, {blocks}, width]"
+                f"a visit of shape {tuple(index.shape)} with {self.rows} rows to a block was given for {batch} "
+                f"sequences, {heads} heads and {n_query} queries; it needs [1 or {batch}, 1 or {heads}, {blocks}, width]"
             )
         if index.numel() == 0:
             return
@@ -49,8 +49,7 @@ class Visit:
     @staticmethod
     def of_blocks(kept: Tensor, rows: int, block: int, n_key: int) -> "Visit":
         """From kept blocks of `block` keys, bool ``[b, h, query blocks, key blocks]``."""
-        b, h, i, j = kept.shape
-        keys = torch.arange(j * block, device=kept.device)
+        keys = torch.arange(kept.shape[3] * block, device=kept.device)
         chosen = kept.repeat_interleave(block, dim=3) & (keys < n_key)
         return Visit(rows, _listed(chosen, keys))
 

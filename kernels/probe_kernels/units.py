@@ -1,0 +1,82 @@
+"""Cuts a visit into dense calls: neighbouring blocks and heads with the same list go together."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from probe_kernels.gathered import Lists, Unit
+from probe_kernels.visit import Visit
+
+_ALIKE = 0.75  # a list this much shorter than the longest of its call gets a call of its own
+
+
+def shared(visit: Visit, heads: int, kv_heads: int) -> tuple[Tensor, int]:
+    """The index ``[b, L, blocks, width]`` without repeated lists, and their number L: 1, key heads or heads."""
+    index = visit.index
+    if index.shape[1] == 1 or bool((index == index[:, :1]).all()):
+        return index[:, :1], 1
+    by_group = index.unflatten(1, (kv_heads, heads // kv_heads))
+    if bool((by_group == by_group[:, :, :1]).all()):
+        return by_group[:, :, 0], kv_heads
+    return index, heads
+
+
+def units(lists: Lists, index: Tensor, rows: int, table: int) -> Iterator[Unit]:
+    """The dense calls of an index ``[b, L, blocks, width]``; with a table their keys are whole blocks of it."""
+    n_query, n_key = lists.scores.query.shape[2], lists.scores.key.shape[2]
+    counts = (index >= 0).sum(-1).amax(0)  # [L, blocks]
+    sizes = counts.T.tolist()
+    for first, last in _joined(index):
+        part = slice(first * rows, min((last + 1) * rows, n_query))
+        for pick, width in _of_like_length(sizes[first]):
+            chosen = index[:, pick, first, : max(width, 1)]
+            yield Unit(
+                lists, part, pick, *(_whole_blocks(chosen, table, n_key) if table else _filled(chosen))
+            )
+
+
+def _joined(index: Tensor) -> Iterator[tuple[int, int]]:
+    """Runs of blocks, first and last, that have the same lists."""
+    same = (index[:, :, 1:] == index[:, :, :-1]).flatten(3).all(-1).all(1).all(0).tolist()
+    first = 0
+    for block, goes_on in enumerate([*same, False]):
+        if not goes_on:
+            yield first, block
+            first = block + 1
+
+
+def _of_like_length(sizes: list[int]) -> Iterator[tuple[list[int], int]]:
+    """Lists by length, longest first, cut where they become much shorter; each cut with its longest length."""
+    order = sorted(range(len(sizes)), key=lambda one: -sizes[one])
+    pick: list[int] = []
+    for one in order:
+        if pick and sizes[one] < _ALIKE * sizes[pick[0]]:
+            yield sorted(pick), sizes[pick[0]]
+            pick = []
+        pick.append(one)
+    yield sorted(pick), sizes[pick[0]]
+
+
+def _filled(index: Tensor) -> tuple[Tensor, Tensor | None]:
+    """An index without -1, and what of it was listed."""
+    if index.shape[-1] == 0:
+        index = index.new_full((*index.shape[:-1], 1), -1)
+    listed = index >= 0
+    if bool(listed.all()):
+        return index, None
+    last = index.amax(-1, keepdim=True).clamp_min(0)
+    return torch.where(listed, index, last), listed
+
+
+def _whole_blocks(index: Tensor, size: int, n_key: int) -> tuple[Tensor, Tensor]:
+    """All keys of the touched blocks of `size` keys, and what of them was listed; ``[b, m, blocks * size]``."""
+    number = -(-n_key // size)
+    kept = index.new_zeros((*index.shape[:2], number * size + 1), dtype=torch.bool)
+    kept.scatter_(2, torch.where(index < 0, number * size, index), value=True)
+    kept = kept[..., :-1]
+    touched = Visit.of_keys(kept.unflatten(2, (number, size)).any(-1)[:, :, None], 1).index[:, :, 0]
+    known = touched >= 0
+    keys = touched.clamp_min(0)[..., None] * size + torch.arange(size, device=index.device)
+    listed = kept.gather(2, keys.flatten(2)) & known.repeat_interleave(size, dim=-1)
+    return keys.flatten(2).clamp_max(n_key - 1), listed

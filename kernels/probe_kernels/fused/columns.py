@@ -1,7 +1,8 @@
 """The kernel of everything that belongs to a key: sums over the queries that see it, once each row's lse is known.
 
 A program has BN keys and goes over tiles of BM queries. p = exp(s - lse) needs no maxima and no second softmax, and a
-program owns its keys: no atomics, the same bits every time.
+program owns its keys: no atomics, the same bits every time. Tiles stand on their side, keys as rows: a sum over queries
+then stays among the four lanes that share a row, and crosses no warps.
 """
 
 import triton
@@ -30,65 +31,74 @@ def attend_columns(
     block = tl.program_id(0)
     batch = (tl.program_id(1) // n_heads).to(tl.int64)
     head = (tl.program_id(1) % n_heads).to(tl.int64)
-    at = block * BN + tl.arange(0, BN)
-    inside = at < n_key
-    far = at.to(tl.int64)
+    first_key = batch * 0 + block * BN
+    at = tl.arange(0, BN)
+    inside = at < n_key - block * BN
     d = tl.arange(0, BD)
     k = tl.load(
-        k_at + batch * k_s[0] + (head // group) * k_s[1] + far[None, :] * k_s[2] + d[:, None] * k_s[3],
-        mask=inside[None, :] & (d[:, None] < D), other=0.0,
+        k_at + (batch * k_s[0] + (head // group) * k_s[1] + first_key * k_s[2])
+        + (at[:, None] * k_s[2] + d[None, :] * k_s[3]),
+        mask=inside[:, None] & (d[None, :] < D), other=0.0,
     ).to(DOT)  # fmt: skip
-    j = tl.load(k_pos + batch * pos_s[1] + far, mask=inside, other=0)[None, :]
+    j = tl.load(k_pos + (batch * pos_s[1] + first_key) + at, mask=inside, other=0)[:, None]
     b = j
     if SEGMENTS:
-        b = tl.load(k_seg + batch * pos_s[3] + far, mask=inside, other=-1)[None, :]
-    usable = inside[None, :]
+        b = tl.load(k_seg + (batch * pos_s[3] + first_key) + at, mask=inside, other=-1)[:, None]
+    usable = inside
     if KEY_REAL:
-        usable = usable & (tl.load(k_real + batch * pos_s[4] + far, mask=inside, other=0) != 0)[None, :]
+        usable = usable & (tl.load(k_real + (batch * pos_s[4] + first_key) + at, mask=inside, other=0) != 0)
     slope = 0.0
     if ALIBI:
         slope = tl.load(slopes + head)
     y = ()
     sums = ()
     for f in tl.static_range(len(FUNCTIONALS)):
-        y = y + (tl.load(y_at[f] + batch * pos_s[7 + 2 * f] + far, mask=inside, other=-1)[None, :],)
+        y = y + (
+            tl.load(y_at[f] + (batch * pos_s[7 + 2 * f] + first_key) + at, mask=inside, other=-1)[:, None],
+        )
         sums = sums + (tl.zeros([BN], tl.float32),)
+    r = tl.arange(0, BM)
     for start in tl.range(tl.load(low + block), tl.load(high + block), BM):
-        r = start + tl.arange(0, BM)
-        alive = (r >= first_row) & (r < first_row + n_rows)
-        row = r.to(tl.int64)
+        begin = batch * 0 + start
+        counted = (r >= first_row - start) & (r < first_row + n_rows - start)
+        if QUERY_REAL:
+            counted = counted & (tl.load(q_real + (batch * pos_s[5] + begin) + r, mask=counted, other=0) != 0)
         q = tl.load(
-            q_at + batch * q_s[0] + head * q_s[1] + row[:, None] * q_s[2] + d[None, :] * q_s[3],
-            mask=alive[:, None] & (d[None, :] < D), other=0.0,
-        ).to(DOT)  # fmt: skip
-        i = tl.load(q_pos + batch * pos_s[0] + row, mask=alive, other=0)[:, None]
+            q_at + (batch * q_s[0] + head * q_s[1] + begin * q_s[2]) + (r[None, :] * q_s[2] + d[:, None] * q_s[3]),
+            mask=counted[None, :] & (d[:, None] < D), other=0.0,
+        )  # fmt: skip
+        i = tl.load(q_pos + (batch * pos_s[0] + begin) + r, mask=counted, other=0)[None, :]
         a = i
         if SEGMENTS:
-            a = tl.load(q_seg + batch * pos_s[2] + row, mask=alive, other=-1)[:, None]
-        counted = alive
-        if QUERY_REAL:
-            counted = counted & (tl.load(q_real + batch * pos_s[5] + row, mask=alive, other=0) != 0)
+            a = tl.load(q_seg + (batch * pos_s[2] + begin) + r, mask=counted, other=-1)[None, :]
         bias = 0.0
         if BIAS:
             bias = tl.load(
-                bias_at + batch * bias_s[0] + head * bias_s[1] + row[:, None] * bias_s[2] + far[None, :] * bias_s[3],
-                mask=alive[:, None] & inside[None, :], other=0.0,
+                bias_at + (batch * bias_s[0] + head * bias_s[1] + begin * bias_s[2] + first_key * bias_s[3])
+                + (r[None, :] * bias_s[2] + at[:, None] * bias_s[3]),
+                mask=counted[None, :] & inside[:, None], other=0.0,
             ).to(tl.float32)  # fmt: skip
-        s = tile_scores(q, k, i, j, bias, slope, scale, softcap, BIAS, ALIBI, SOFTCAP, PRECISION)
-        seen = shown(i, j, a, b, ALL, ALL_N, ANY, ANY_N, tables) & usable & counted[:, None]
+        s, unit = tile_scores(
+            k, q.to(DOT), i, j, bias, slope, scale, softcap, BIAS, ALIBI, SOFTCAP, PRECISION
+        )
+        seen = shown(i, j, a, b, ALL, ALL_N, ANY, ANY_N, tables) & usable[:, None]
         if DENSE:
             seen = seen & (tl.load(
-                dense_at + batch * dense_s[0] + (row - first_row)[:, None] * dense_s[1] + far[None, :] * dense_s[2],
-                mask=alive[:, None] & inside[None, :], other=0,
+                dense_at + (batch * dense_s[0] + (begin - first_row) * dense_s[1] + first_key * dense_s[2])
+                + (r[None, :] * dense_s[1] + at[:, None] * dense_s[2]),
+                mask=counted[None, :] & inside[:, None], other=0,
             ) != 0)  # fmt: skip
-        lse = tl.load(lse_at + (batch * n_heads + head) * n_query + row, mask=alive, other=0.0)
-        seen = seen & (lse > float("-inf"))[:, None]
-        p = tl.where(seen, tl.exp2(s - lse[:, None] * LOG2_E), 0.0)
+        lse = tl.load(
+            lse_at + ((batch * n_heads + head) * n_query + begin) + r, mask=counted, other=float("-inf")
+        )
+        # Rows that are not counted, or see nothing, have no mass anywhere.
+        lse = tl.where(lse == float("-inf"), float("inf"), lse * LOG2_E)
+        p = tl.where(seen, tl.exp2(s * unit - lse[None, :]), 0.0)
         added = ()
         for f in tl.static_range(len(FUNCTIONALS)):
-            x = tl.load(x_at[f] + batch * pos_s[6 + 2 * f] + row, mask=alive, other=-2)[:, None]
-            added = added + (sums[f] + tl.sum(p * FUNCTIONALS[f](i, j, x, y[f], i, NUMBERS[f]), 0),)
+            x = tl.load(x_at[f] + (batch * pos_s[6 + 2 * f] + begin) + r, mask=counted, other=-2)[None, :]
+            added = added + (sums[f] + tl.sum(p * FUNCTIONALS[f](i, j, x, y[f], i, NUMBERS[f]), 1),)
         sums = added
-    place = (batch * n_heads + head) * n_key + far
+    place = (batch * n_heads + head) * n_key + first_key
     for f in tl.static_range(len(FUNCTIONALS)):
-        tl.store(out_at + f * plane + place, sums[f], mask=inside)
+        tl.store(out_at + (f * tl.cast(plane, tl.int64) + place) + at, sums[f], mask=inside)

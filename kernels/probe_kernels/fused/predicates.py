@@ -62,7 +62,7 @@ def adjacent(i, j, a, b, n, table):
 @triton.jit
 def shown(i, j, a, b, ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr, tables):
     """All of ALL, and any of ANY where there is one; ``tables`` are those of ALL, then of ANY."""
-    seen = (i >= j) | (i < j)
+    seen = i == i
     for p in tl.static_range(len(ALL)):
         seen = seen & ALL[p](i, j, a, b, ALL_N[p], tables[p])
     if len(ANY) > 0:

@@ -12,33 +12,34 @@ from probe_kernels.fused.predicates import shown
 
 LN_2 = tl.constexpr(0.6931471805599453)
 LOG2_E = tl.constexpr(1.4426950408889634)
+HIDDEN = tl.constexpr(-1e30)  # a score at or below it counts as hidden, as in `probe_kernels.chunks`
 
 
 @triton.jit
 def tile_scores(
-    q,
-    k,
-    i,
-    j,
-    bias,
-    slope,
-    scale,
-    softcap,
-    BIAS: tl.constexpr,
-    ALIBI: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Scores of a tile in units of log 2, before the mask."""
-    s = tl.dot(q, k, input_precision=PRECISION) * scale
-    if SOFTCAP:
-        # tanh; libdevice has one, but not in the interpreter
-        s = softcap * (2.0 * tl.sigmoid(2.0 * s / softcap) - 1.0)
-    if BIAS:
-        s += bias
-    if ALIBI:
-        s -= slope * (i - j).to(tl.float32)
-    return s * LOG2_E
+    left, right, i, j, bias, slope, scale, softcap,
+    BIAS: tl.constexpr, ALIBI: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Scores of a tile before the mask, and the positive number that turns them into units of log 2.
+
+    Where nothing stands between the product and the softmax, scale and log2 e are one number, and a subtraction of the
+    maximum takes it along in the same instruction.
+    """
+    s = tl.dot(left, right, input_precision=PRECISION)
+    if SOFTCAP or BIAS or ALIBI:
+        s = s * scale
+        if SOFTCAP:
+            # tanh; libdevice has one, but not in the interpreter
+            s = softcap * (2.0 * tl.sigmoid(2.0 * s / softcap) - 1.0)
+        if BIAS:
+            s += bias
+            s = tl.where(s <= HIDDEN, float("-inf"), s)
+        if ALIBI:
+            s -= slope * (i - j).to(tl.float32)
+        unit = scale * 0.0 + LOG2_E
+    else:
+        unit = scale * LOG2_E
+    return s, unit
 
 
 @triton.jit
@@ -52,98 +53,128 @@ def tile(
     RANK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One tile of keys folded into the state of the rows."""
+    """One tile of keys folded into the state of the rows. Not ``MASKED``: every key is there and seen by every row."""
     m, l, acc, spread, square, top, rank, bad, masses = state
-    q, i, a, slope, x, q_row, q_bias, q_dense, q_table, q_far, alive = row
-    k_at, v_at, k_pos, k_seg, k_real, tables, y_at, visited = keys
+    origin, q, i, a, slope, x, alive, near, near_bias, near_dense = row
+    k_at, v_at, k_pos, k_seg, k_real, bias_at, dense_at, table_at, tables, y_at, visited = keys
     k_row, k_width, v_row, v_width, bias_key, dense_key, table_row = strides
-    at = start + tl.arange(0, BN)
-    inside = at < stop
-    if VISIT:
-        at = tl.load(visited + at, mask=inside, other=-1)
-        inside = at >= 0
-        at = tl.where(inside, at, 0)
+    # A tile begins at a 64-bit address; inside it 32 bits are enough, and cost half the registers.
+    column = tl.arange(0, BN)
     d = tl.arange(0, BD)
-    far = at.to(tl.int64)
-    k = tl.load(
-        k_at + far[None, :] * k_row + d[:, None] * k_width, mask=inside[None, :] & (d[:, None] < D), other=0.0
-    ).to(DOT)
-    j = tl.load(k_pos + at, mask=inside, other=0)[None, :]
+    dv = tl.arange(0, BDV)
+    if VISIT:
+        at = tl.load(visited + start + column, mask=start + column < stop, other=-1)
+        inside = at >= 0
+        at = tl.where(inside, at, 0).to(tl.int64)
+        begin = origin
+    else:
+        at = column
+        inside = start + column < stop
+        begin = origin + start
+    k_tile = k_at + begin * k_row + (at[None, :] * k_row + d[:, None] * k_width)
+    if MASKED:
+        k = tl.load(k_tile, mask=inside[None, :] & (d[:, None] < D), other=0.0)
+    elif D < BD:
+        k = tl.load(k_tile, mask=d[:, None] < D, other=0.0)
+    else:
+        k = tl.load(k_tile)
+    j = tl.load(k_pos + begin + at, mask=inside, other=0)[None, :]
     bias = 0.0
     if BIAS:
-        bias = tl.load(q_bias + far[None, :] * bias_key, mask=q_row & inside[None, :], other=0.0).to(
-            tl.float32
-        )
-    s = tile_scores(q, k, i, j, bias, slope, scale, softcap, BIAS, ALIBI, SOFTCAP, PRECISION)
+        bias = tl.load(
+            bias_at + begin * bias_key + (near_bias[:, None] + at[None, :] * bias_key),
+            mask=alive[:, None] & inside[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+    s, unit = tile_scores(q, k.to(DOT), i, j, bias, slope, scale, softcap, BIAS, ALIBI, SOFTCAP, PRECISION)
     if MASKED:
         b = j
         if SEGMENTS:
-            b = tl.load(k_seg + at, mask=inside, other=-1)[None, :]
-        seen = shown(i, j, a, b, ALL, ALL_N, ANY, ANY_N, tables) & inside[None, :] & q_row
+            b = tl.load(k_seg + begin + at, mask=inside, other=-1)[None, :]
+        seen = shown(i, j, a, b, ALL, ALL_N, ANY, ANY_N, tables) & inside[None, :]
         if KEY_REAL:
-            seen = seen & (tl.load(k_real + at, mask=inside, other=0) != 0)[None, :]
+            seen = seen & (tl.load(k_real + begin + at, mask=inside, other=0) != 0)[None, :]
         if DENSE:
-            seen = seen & (
-                tl.load(q_dense + far[None, :] * dense_key, mask=q_row & inside[None, :], other=0) != 0
-            )
+            seen = seen & (tl.load(
+                dense_at + begin * dense_key + (near_dense[:, None] + at[None, :] * dense_key),
+                mask=alive[:, None] & inside[None, :], other=0,
+            ) != 0)  # fmt: skip
         s = tl.where(seen, s, float("-inf"))
-    best = tl.max(s, 1)
+    raw = tl.max(s, 1)
+    best = raw * unit
     new = tl.maximum(m, best)
+    whole = new
     # The block's own maximum makes the table exact however far the row's lies above it.
     pivot = best if TABLE else new
-    pivot = tl.where(pivot == float("-inf"), 0.0, pivot)
-    whole = tl.where(new == float("-inf"), 0.0, new)
-    t = s - pivot[:, None]
+    if MASKED:
+        pivot = tl.where(pivot == float("-inf"), 0.0, pivot)
+        whole = tl.where(new == float("-inf"), 0.0, new)
+    t = s * unit - pivot[:, None]
     p = tl.exp2(t)
     mass = tl.sum(p, 1)
     alpha = tl.exp2(m - whole)
-    beta = mass * 0.0 + 1.0
     if TABLE:
-        number = tl.zeros_like(q_far) + start // BN
-        tl.store(q_table + number * table_row, (pivot + tl.log2(mass)) * LN_2, mask=alive)
-        beta = tl.where(mass > 0, tl.exp2(pivot - whole), 0.0)
+        tl.store(
+            table_at + (origin + start // BN) * table_row + near, (pivot + tl.log2(mass)) * LN_2, mask=alive
+        )
     if ENTROPY:
-        own = tl.sum(tl.where(p > 0, p * t, 0.0), 1)
-        if TABLE:
+        if MASKED:
+            own = tl.sum(tl.where(p > 0, p * t, 0.0), 1)
+        else:
+            own = tl.sum(p * t, 1)
+    if SQUARE:
+        own_square = tl.sum(p * p, 1)
+    if TOP:
+        first = tl.min(tl.where(s == raw[:, None], column[None, :], BN), 1)
+        place = start + first
+        if VISIT:
+            place = tl.load(visited + place, mask=best > float("-inf"), other=-1)
+        top = tl.where((best > m) | ((best == m) & (place < top)), place, top)
+    if TABLE:
+        beta = tl.exp2(pivot - whole)
+        if MASKED:
+            beta = tl.where(mass > 0, beta, 0.0)
+        if WANT_Z or len(FUNCTIONALS) > 0:
+            p = p * beta[:, None]
+        if ENTROPY:
             own = beta * (own + (pivot - whole) * mass)
+        if SQUARE:
+            own_square = beta * beta * own_square
+        mass = beta * mass
+    if ENTROPY:
         moved = tl.where(l > 0, (m - whole) * l, 0.0)
         spread = alpha * (spread + moved) + own
     if SQUARE:
-        square = alpha * alpha * square + beta * beta * tl.sum(p * p, 1)
-    if TOP:
-        first = tl.argmax(s, 1, tie_break_left=True)
-        where = start + first
-        if VISIT:
-            where = tl.load(visited + where, mask=best > float("-inf"), other=-1)
-        top = tl.where(best > m, where, top)
-    l = alpha * l + beta * mass
-    if TABLE and (WANT_Z or len(FUNCTIONALS) > 0):
-        p = p * beta[:, None]
+        square = alpha * alpha * square + own_square
+    l = alpha * l + mass
     if len(FUNCTIONALS) > 0:
         n = i
         if RANK:
-            one = (s > float("-inf")).to(tl.int32)
+            one = seen.to(tl.int32)
             n = rank[:, None] + tl.cumsum(one, 1)
             rank = rank + tl.sum(one, 1)
         added = ()
         for f in tl.static_range(len(FUNCTIONALS)):
-            y = tl.load(y_at[f] + at, mask=inside, other=-1)[None, :]
+            y = tl.load(y_at[f] + begin + at, mask=inside, other=-1)[None, :]
             weight = FUNCTIONALS[f](i, j, x[f], y, n, NUMBERS[f])
             added = added + (alpha * masses[f] + tl.sum(p * weight, 1),)
         masses = added
     if WANT_Z:
-        dv = tl.arange(0, BDV)
-        v = tl.load(
-            v_at + far[:, None] * v_row + dv[None, :] * v_width,
-            mask=inside[:, None] & (dv[None, :] < DV),
-            other=0.0,
-        )
+        v_tile = v_at + begin * v_row + (at[:, None] * v_row + dv[None, :] * v_width)
+        if MASKED:
+            v = tl.load(v_tile, mask=inside[:, None] & (dv[None, :] < DV), other=0.0)
+        elif DV < BDV:
+            v = tl.load(v_tile, mask=dv[None, :] < DV, other=0.0)
+        else:
+            v = tl.load(v_tile)
         if CAREFUL:
             # Values that are no numbers reach the rows that see them, and no others: 0 · NaN would be NaN.
             ill = (v.to(tl.float32) - v.to(tl.float32)) != 0.0
-            bad = alpha * bad + tl.sum(p * (tl.max(ill.to(tl.int32), 1) > 0).to(tl.float32)[None, :], 1)
+            met = alive[:, None] & (tl.max(ill.to(tl.int32), 1) > 0)[None, :]
+            if MASKED:
+                met = met & seen
+            bad = tl.maximum(bad, tl.max(met.to(tl.float32), 1))
             v = tl.where(ill, 0.0, v)
-        acc = acc * alpha[:, None] + tl.dot(p.to(DOT), v.to(DOT), input_precision=PRECISION)
+        acc = tl.dot(p.to(DOT), v.to(DOT), acc * alpha[:, None], input_precision=PRECISION)
     return new, l, acc, spread, square, top, rank, bad, masses
 
 
@@ -172,56 +203,55 @@ def attend_rows(
     share = part % splits
     batch = (tl.program_id(1) // n_heads).to(tl.int64)
     head0 = tl.program_id(1) % n_heads  # PACK: n_heads is that of the keys
-    m_index = block * BM + tl.arange(0, BM)
+    m_index = tl.arange(0, BM)
     if PACK:
-        r = first_row + m_index % n_rows
-        head = head0 * group + m_index // n_rows
+        m_index = block * BM + m_index
         alive = m_index < n_rows * group
+        m_index = tl.where(alive, m_index, 0)
+        begin = batch * 0 + first_row
+        r = m_index % n_rows
+        more = (m_index // n_rows).to(tl.int64)
+        lead = head0.to(tl.int64) * group
         key_head = head0.to(tl.int64)
         all_heads = n_heads * group
+        near = m_index // n_rows * n_query + r
+        table_near = m_index // n_rows * n_query * table_blocks + r
     else:
-        r = first_row + m_index
-        head = head0 + 0 * m_index
-        alive = m_index < n_rows
+        begin = (block * BM).to(tl.int64) + first_row
+        alive = m_index < n_rows - block * BM
+        r = tl.where(alive, m_index, 0)
+        more = 0
+        lead = head0.to(tl.int64)
         key_head = (head0 // group).to(tl.int64)
         all_heads = n_heads
-    head = tl.where(alive, head, 0).to(tl.int64)
-    r = tl.where(alive, r, 0)
-    far = r.to(tl.int64)
+        near = r
+        table_near = r
+    # `begin` and `lead` are the tile's first row and head, r and `more` what a row lies beyond them.
     d = tl.arange(0, BD)
     q = tl.load(
-        q_at + batch * q_s[0] + (head * q_s[1] + far * q_s[2])[:, None] + d[None, :] * q_s[3],
+        q_at + (batch * q_s[0] + lead * q_s[1] + begin * q_s[2])
+        + (more * q_s[1] + r * q_s[2])[:, None] + d[None, :] * q_s[3],
         mask=alive[:, None] & (d[None, :] < D), other=0.0,
     ).to(DOT)  # fmt: skip
-    i = tl.load(q_pos + batch * pos_s[0] + far, mask=alive, other=0)[:, None]
+    i = tl.load(q_pos + (batch * pos_s[0] + begin) + r, mask=alive, other=0)[:, None]
     a = i
     if SEGMENTS:
-        a = tl.load(q_seg + batch * pos_s[2] + far, mask=alive, other=-1)[:, None]
+        a = tl.load(q_seg + (batch * pos_s[2] + begin) + r, mask=alive, other=-1)[:, None]
     slope = 0.0
     if ALIBI:
-        slope = tl.load(slopes + head, mask=alive, other=0.0)[:, None]
+        slope = tl.load(slopes + lead + more + 0 * r, mask=alive, other=0.0)[:, None]
     x = ()
     y = ()
     masses = ()
     for f in tl.static_range(len(FUNCTIONALS)):
-        x = x + (tl.load(x_at[f] + batch * pos_s[5 + 2 * f] + far, mask=alive, other=-2)[:, None],)
+        x = x + (tl.load(x_at[f] + (batch * pos_s[5 + 2 * f] + begin) + r, mask=alive, other=-2)[:, None],)
         y = y + (y_at[f] + batch * pos_s[6 + 2 * f],)
         masses = masses + (tl.zeros([BM], tl.float32),)
     zero = tl.zeros([BM], tl.float32)
     none = tl.zeros([BM], tl.int32)
     acc = tl.zeros([BM, BDV], tl.float32)
     state = (zero + float("-inf"), zero, acc, zero, zero, none - 1, none, zero, masses)
-    q_bias = q_at
-    if BIAS:
-        q_bias = bias_at + batch * bias_s[0] + (head * bias_s[1] + far * bias_s[2])[:, None]
-    q_dense = q_pos
-    if DENSE:
-        q_dense = dense_at + batch * dense_s[0] + ((far - first_row) * dense_s[1])[:, None]
-    q_table = lse_at
-    place = (batch * all_heads + head) * n_query + far
-    if TABLE:
-        q_table = table_at + (batch * all_heads + head) * table_blocks * n_query + far
-    row = (q, i, a, slope, x, alive[:, None], q_bias, q_dense, q_table, far, alive)
+    row = (batch * 0, q, i, a, slope, x, alive, table_near, more * bias_s[1] + r * bias_s[2], r * dense_s[1])
     visits = visited
     if VISIT:
         visits = (
@@ -230,12 +260,16 @@ def attend_rows(
             + head0.to(tl.int64) * visit_s[1]
             + ((first_row + block * BM) // visit_s[3]).to(tl.int64) * visit_s[2]
         )
+    base = (batch * all_heads + lead) * n_query + begin
     keys = (
-        k_at + batch * k_s[0] + key_head * k_s[1],
-        v_at + batch * v_s[0] + key_head * v_s[1],
+        k_at + (batch * k_s[0] + key_head * k_s[1]),
+        v_at + (batch * v_s[0] + key_head * v_s[1]),
         k_pos + batch * pos_s[1],
         k_seg + batch * pos_s[3],
         k_real + batch * pos_s[4],
+        bias_at + (batch * bias_s[0] + lead * bias_s[1] + begin * bias_s[2]),
+        dense_at + (batch * dense_s[0] + (begin - first_row) * dense_s[1]),
+        table_at + ((batch * all_heads + lead) * table_blocks * n_query + begin),
         tables, y, visits,
     )  # fmt: skip
     steps = (k_s[2], k_s[3], v_s[2], v_s[3], bias_s[3], dense_s[2], n_query)
@@ -250,45 +284,47 @@ def attend_rows(
         hi = tl.minimum(hi, lo + each)
         f_lo = tl.minimum(tl.maximum(f_lo, lo), tl.maximum(hi, lo))
         f_hi = tl.maximum(tl.minimum(f_hi, hi), f_lo)
-    for start in tl.range(lo, f_lo, BN):
+    if VISIT or DENSE or KEY_REAL or RANK:
+        # Ranks count keys in their order, and the rest has no tile that is seen without asking.
+        f_lo = lo
+        f_hi = lo
+    else:
+        for start in tl.range(f_lo, f_hi, BN):
+            state = tile(
+                start, hi, state, row, keys, steps, scale, softcap, ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
+                False, VISIT, DENSE, KEY_REAL, SEGMENTS, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE, TOP,
+                TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
+            )  # fmt: skip
+    # What the mask cuts lies before and behind: one loop for both, so that the tile is compiled twice and not thrice.
+    skipped = f_hi - f_lo
+    for start in tl.range(lo, hi - skipped, BN):
         state = tile(
-            start, hi, state, row, keys, steps, scale, softcap, ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
-            True, VISIT, DENSE, KEY_REAL, SEGMENTS, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE, TOP,
-            TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
-        )  # fmt: skip
-    for start in tl.range(f_lo, f_hi, BN):
-        state = tile(
-            start, hi, state, row, keys, steps, scale, softcap, ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
-            False, VISIT, DENSE, KEY_REAL, SEGMENTS, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE, TOP,
-            TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
-        )  # fmt: skip
-    for start in tl.range(tl.maximum(f_hi, lo), hi, BN):
-        state = tile(
-            start, hi, state, row, keys, steps, scale, softcap, ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
+            tl.where(start < f_lo, start, start + skipped), hi, state, row, keys, steps, scale, softcap,
+            ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
             True, VISIT, DENSE, KEY_REAL, SEGMENTS, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE, TOP,
             TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
         )  # fmt: skip
     m, l, acc, spread, square, top, rank, bad, masses = state
-    some = l > 0
+    some = l != 0  # what is no number stays so
     inverse = tl.where(some, 1.0 / l, 0.0)
-    place = place + share.to(tl.int64) * split_plane
-    tl.store(lse_at + place, tl.where(some, (m + tl.log2(l)) * LN_2, float("-inf")), mask=alive)
+    place = base + share.to(tl.int64) * split_plane
+    tl.store(lse_at + place + near, tl.where(some, (m + tl.log2(l)) * LN_2, float("-inf")), mask=alive)
     if ENTROPY:
         h = (tl.log2(l) - spread * inverse) * LN_2
-        tl.store(entropy_at + place, tl.where(some, tl.maximum(h, 0.0), 0.0), mask=alive)
+        tl.store(entropy_at + place + near, tl.where(some, tl.where(h < 0.0, 0.0, h), 0.0), mask=alive)
     if SQUARE:
-        tl.store(square_at + place, square * inverse * inverse, mask=alive)
+        tl.store(square_at + place + near, square * inverse * inverse, mask=alive)
     if TOP:
-        tl.store(top_p_at + place, inverse, mask=alive)
-        tl.store(top_at + place, top, mask=alive)
+        tl.store(top_p_at + place + near, inverse, mask=alive)
+        tl.store(top_at + place + near, top, mask=alive)
     for f in tl.static_range(len(FUNCTIONALS)):
-        tl.store(masses_at + f * plane + place, masses[f] * inverse, mask=alive)
+        tl.store(masses_at + (f * tl.cast(plane, tl.int64) + place) + near, masses[f] * inverse, mask=alive)
     if WANT_Z:
         z = acc * inverse[:, None]
         if CAREFUL:
             z = tl.where((bad > 0)[:, None], float("nan"), z)
         dv = tl.arange(0, BDV)
         tl.store(
-            z_at + place[:, None] * DV + dv[None, :],
+            z_at + place * DV + (near[:, None] * DV + dv[None, :]),
             z.to(z_at.dtype.element_ty), mask=alive[:, None] & (dv[None, :] < DV),
         )  # fmt: skip

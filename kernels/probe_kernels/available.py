@@ -18,16 +18,17 @@ def lacking(device: torch.device) -> str | None:
         return "triton is not installed: pip install 'triton>=3.6' (Linux)"
     if device.type == "cuda":
         return _lacking_on_cuda(device)
-    if device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":
-        return (
-            f"the tensors are on {device.type}, and Triton compiles for CUDA: move them there (to run the kernels in "
-            "Triton's interpreter, slowly and on the CPU, set TRITON_INTERPRET=1 before Python starts)"
-        )
-    from probe_kernels.fused import interpreted
+    if device.type == "cpu":
+        from probe_kernels.fused import interpreted
 
-    if not interpreted():
-        return "TRITON_INTERPRET was set after Triton had been imported: set it before Python starts"
-    return None
+        if interpreted():
+            return None
+        if os.environ.get("TRITON_INTERPRET"):
+            return "TRITON_INTERPRET was set after Triton had been imported: set it to 1 before Python starts"
+    return (
+        f"the tensors are on {device.type}, and Triton compiles for CUDA: move them there (to run the kernels in "
+        "Triton's interpreter, slowly and on the CPU, set TRITON_INTERPRET=1 before Python starts)"
+    )
 
 
 def refusal(scores: Scores, want: Want) -> str | None:
@@ -48,6 +49,10 @@ def _installed() -> bool:
 
 @cache
 def _lacking_on_cuda(device: torch.device) -> str | None:
+    try:
+        import triton  # noqa: F401  (an installed package may still lack what it needs)
+    except ImportError as error:
+        return f"triton cannot be imported ({error}): install it anew"
     if not torch.cuda.is_available():
         return "no CUDA device is available"
     if torch.cuda.get_device_capability(device) < _LEAST:

@@ -80,18 +80,21 @@ def backend_for(scores: Scores, want: Want, backend: str | None = None) -> Backe
     raise BackendError(f"{why}: use backend='torch'")
 
 
-def chosen_backend(backend: str | None, device: torch.device | str = "cpu") -> Backend:
+def chosen_backend(backend: str | None, device: torch.device | str | None = None) -> Backend:
     """Who computes on a device where `backend` is asked; raises `BackendError` as `attend`.
 
-    None: what PROBE_KERNELS says, else ``triton`` on a CUDA device that it compiles for, else ``torch``.
+    None: what PROBE_KERNELS says, else ``triton`` on a CUDA device that it compiles for, else ``torch``. Without a
+    device, only the name is checked.
     """
-    device = torch.device(device)
     name, source = _asked(backend)
+    where = None if device is None else torch.device(device)
     if not name:
-        return "triton" if device.type == "cuda" and available.lacking(device) is None else "torch"
+        cuda = where is not None and where.type == "cuda"
+        return "triton" if cuda and where is not None and available.lacking(where) is None else "torch"
     if name not in get_args(Backend):
         raise BackendError(f"{source}{name} is not a backend; choose one of {', '.join(get_args(Backend))}")
-    if name == "triton" and (why := available.lacking(device)) is not None:
+    why = None if where is None or name != "triton" else available.lacking(where)
+    if why is not None:
         raise BackendError(
             f"{source}triton was asked for, but {why}; or use torch (any device) or reference (float64)"
         )
@@ -117,9 +120,7 @@ def _torch(scores: Scores, layout: Layout, want: Want, edits: Edits | None, visi
     return sparse.attend(scores, layout, want, visit, edits)
 
 
-def _triton(
-    scores: Scores, layout: Layout, want: Want, edits: Edits | None, visit: Visit | None
-) -> Attended:
+def _triton(scores: Scores, layout: Layout, want: Want, edits: Edits | None, visit: Visit | None) -> Attended:
     # Imported when first used: whoever computes elsewhere need not have Triton.
     from probe_kernels.fused import backend
 

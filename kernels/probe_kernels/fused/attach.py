@@ -9,8 +9,10 @@ from probe_kernels.fused.launch import RowAnswers
 
 
 def joined(parts: RowAnswers) -> RowAnswers:
-    """Splits over disjoint keys as one: w = exp(lse_s - lse) weighs what is linear in p, w² the squares, and entropies
-    add up by the chain rule."""
+    """Splits over disjoint keys as one.
+
+    w = exp(lse_s - lse) weighs what is linear in p, w² the squares, and entropies add up by the chain rule.
+    """
     if parts.lse.shape[0] == 1:
         return parts
     lse = parts.lse.logsumexp(0, keepdim=True)

@@ -1,8 +1,8 @@
 """The Triton backend: the answers of `probe_kernels.sweep.attend`, from two kernels.
 
-What a kernel cannot do is done all the same, and nowhere silently: a mask whose rule is a torch function is written out
-for a few rows at a time; edited heads, functions over blocks (`Want.rows`) and gradients are the blocked torch path's, on
-the same device, because they call Python for every block.
+What a kernel cannot do is done all the same, and nowhere silently: a mask whose rule is a torch function is written
+out for a few rows at a time; edited heads, functions over blocks (`Want.rows`) and gradients are the blocked torch
+path's, on the same device, because they call Python for every block.
 """
 
 from collections.abc import Iterator
@@ -127,7 +127,7 @@ def _pieces(problem: Problem) -> Iterator[Problem]:
 
 
 def _groups(problem: Problem, out: Attended, want: Want, lse: Tensor, visited: Visited | None) -> None:
-    """z of each group of keys alone: attention over the group, weighed by its share of the row's mass."""
+    """The z of each group of keys alone: attention over the group, weighed by its share of the row's mass."""
     value = problem.scores.value
     for name, labels in want.key_groups.items():
         n = asked.count(labels)

@@ -1,4 +1,4 @@
-"""A call as the kernels take it: what its layout says on the device, its scores in one dtype, and which rows are asked."""
+"""A call as the kernels take it: what its layout says on the device, its scores in one dtype, which rows are asked."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -105,8 +105,8 @@ class Problem:
 
     @property
     def asks(self) -> bool:
-        """Whether no pair is visible without looking."""
-        return self.key_real is not None or self.dense is not None
+        """Whether no pair is visible without looking; a bias may hide some as well."""
+        return self.key_real is not None or self.dense is not None or self.scores.bias is not None
 
     @cached_property
     def by_position(self) -> Tensor:

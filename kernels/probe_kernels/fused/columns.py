@@ -19,6 +19,7 @@ def attend_columns(
     ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr,
     FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr,
     DENSE: tl.constexpr, KEY_REAL: tl.constexpr, QUERY_REAL: tl.constexpr, SEGMENTS: tl.constexpr,
+    IN_ORDER: tl.constexpr,
     BIAS: tl.constexpr, ALIBI: tl.constexpr, SOFTCAP: tl.constexpr,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,

@@ -297,6 +297,7 @@ def _flags(problem: Problem) -> dict[str, bool]:
     return {
         "DENSE": problem.dense is not None,
         "KEY_REAL": problem.key_real is not None,
+        "IN_ORDER": problem.in_order,
         "SEGMENTS": places.query_segment is not None and places.key_segment is not None,
         "BIAS": scores.bias is not None,
         "ALIBI": scores.alibi is not None,

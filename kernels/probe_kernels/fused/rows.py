@@ -48,15 +48,16 @@ def tile(
     ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr,
     FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr,
     MASKED: tl.constexpr, VISIT: tl.constexpr, DENSE: tl.constexpr, KEY_REAL: tl.constexpr, SEGMENTS: tl.constexpr,
+    IN_ORDER: tl.constexpr,
     BIAS: tl.constexpr, ALIBI: tl.constexpr, SOFTCAP: tl.constexpr, CAREFUL: tl.constexpr,
     WANT_Z: tl.constexpr, ENTROPY: tl.constexpr, SQUARE: tl.constexpr, TOP: tl.constexpr, TABLE: tl.constexpr,
     RANK: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of keys folded into the state of the rows. Not ``MASKED``: every key is there and seen by every row."""
-    m, l, acc, spread, square, top, rank, bad, masses = state
+    m, total, acc, spread, square, top, rank, bad, masses = state
     origin, q, i, a, slope, x, alive, near, near_bias, near_dense = row
-    k_at, v_at, k_pos, k_seg, k_real, bias_at, dense_at, table_at, tables, y_at, visited = keys
+    k_at, v_at, k_pos, k_first, k_seg, k_real, bias_at, dense_at, table_at, tables, y_at, visited = keys
     k_row, k_width, v_row, v_width, bias_key, dense_key, table_row = strides
     # A tile begins at a 64-bit address; inside it 32 bits are enough, and cost half the registers.
     column = tl.arange(0, BN)
@@ -78,7 +79,10 @@ def tile(
         k = tl.load(k_tile, mask=d[:, None] < D, other=0.0)
     else:
         k = tl.load(k_tile)
-    j = tl.load(k_pos + begin + at, mask=inside, other=0)[None, :]
+    if IN_ORDER:
+        j = (k_first + (at if VISIT else start + at)).to(tl.int32)[None, :]
+    else:
+        j = tl.load(k_pos + begin + at, mask=inside, other=0)[None, :]
     bias = 0.0
     if BIAS:
         bias = tl.load(
@@ -117,10 +121,7 @@ def tile(
             table_at + (origin + start // BN) * table_row + near, (pivot + tl.log2(mass)) * LN_2, mask=alive
         )
     if ENTROPY:
-        if MASKED:
-            own = tl.sum(tl.where(p > 0, p * t, 0.0), 1)
-        else:
-            own = tl.sum(p * t, 1)
+        own = tl.sum(tl.where(p > 0, p * t, 0.0) if MASKED else p * t, 1)
     if SQUARE:
         own_square = tl.sum(p * p, 1)
     if TOP:
@@ -141,11 +142,11 @@ def tile(
             own_square = beta * beta * own_square
         mass = beta * mass
     if ENTROPY:
-        moved = tl.where(l > 0, (m - whole) * l, 0.0)
+        moved = tl.where(total > 0, (m - whole) * total, 0.0)
         spread = alpha * (spread + moved) + own
     if SQUARE:
         square = alpha * alpha * square + own_square
-    l = alpha * l + mass
+    total = alpha * total + mass
     if len(FUNCTIONALS) > 0:
         n = i
         if RANK:
@@ -175,7 +176,7 @@ def tile(
             bad = tl.maximum(bad, tl.max(met.to(tl.float32), 1))
             v = tl.where(ill, 0.0, v)
         acc = tl.dot(p.to(DOT), v.to(DOT), acc * alpha[:, None], input_precision=PRECISION)
-    return new, l, acc, spread, square, top, rank, bad, masses
+    return new, total, acc, spread, square, top, rank, bad, masses
 
 
 @triton.jit
@@ -184,14 +185,14 @@ def attend_rows(
     scale, softcap, n_query, n_key, first_row, n_rows, n_heads, group, splits,
     ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr,
     FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr,
-    VISIT: tl.constexpr, DENSE: tl.constexpr, KEY_REAL: tl.constexpr, SEGMENTS: tl.constexpr,
+    VISIT: tl.constexpr, DENSE: tl.constexpr, KEY_REAL: tl.constexpr, SEGMENTS: tl.constexpr, IN_ORDER: tl.constexpr,
     BIAS: tl.constexpr, ALIBI: tl.constexpr, SOFTCAP: tl.constexpr, CAREFUL: tl.constexpr,
     WANT_Z: tl.constexpr, ENTROPY: tl.constexpr, SQUARE: tl.constexpr, TOP: tl.constexpr, TABLE: tl.constexpr,
     RANK: tl.constexpr, PACK: tl.constexpr,
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Rows of one batch row and head (``PACK``: of one key head); see `probe_kernels.fused.launch` for the arguments."""
+    """Rows of one batch row and head (``PACK``: of one key head); arguments: see `probe_kernels.fused.launch`."""
     q_at, k_at, v_at, bias_at, slopes, dense_at = scores
     q_pos, k_pos, q_seg, k_seg, k_real = layout
     low, full_low, full_high, high, visited = ranges
@@ -265,6 +266,7 @@ def attend_rows(
         k_at + (batch * k_s[0] + key_head * k_s[1]),
         v_at + (batch * v_s[0] + key_head * v_s[1]),
         k_pos + batch * pos_s[1],
+        tl.load(k_pos + batch * pos_s[1], mask=n_key > 0, other=0),
         k_seg + batch * pos_s[3],
         k_real + batch * pos_s[4],
         bias_at + (batch * bias_s[0] + lead * bias_s[1] + begin * bias_s[2]),
@@ -284,16 +286,16 @@ def attend_rows(
         hi = tl.minimum(hi, lo + each)
         f_lo = tl.minimum(tl.maximum(f_lo, lo), tl.maximum(hi, lo))
         f_hi = tl.maximum(tl.minimum(f_hi, hi), f_lo)
-    if VISIT or DENSE or KEY_REAL or RANK:
-        # Ranks count keys in their order, and the rest has no tile that is seen without asking.
+    if VISIT or DENSE or KEY_REAL or BIAS or RANK:
+        # Ranks count keys in their order, and with the rest no tile is seen without asking.
         f_lo = lo
         f_hi = lo
     else:
         for start in tl.range(f_lo, f_hi, BN):
             state = tile(
                 start, hi, state, row, keys, steps, scale, softcap, ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
-                False, VISIT, DENSE, KEY_REAL, SEGMENTS, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE, TOP,
-                TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
+                False, VISIT, DENSE, KEY_REAL, SEGMENTS, IN_ORDER, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE,
+                TOP, TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
             )  # fmt: skip
     # What the mask cuts lies before and behind: one loop for both, so that the tile is compiled twice and not thrice.
     skipped = f_hi - f_lo
@@ -301,16 +303,16 @@ def attend_rows(
         state = tile(
             tl.where(start < f_lo, start, start + skipped), hi, state, row, keys, steps, scale, softcap,
             ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
-            True, VISIT, DENSE, KEY_REAL, SEGMENTS, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE, TOP,
-            TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
+            True, VISIT, DENSE, KEY_REAL, SEGMENTS, IN_ORDER, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE,
+            TOP, TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
         )  # fmt: skip
-    m, l, acc, spread, square, top, rank, bad, masses = state
-    some = l != 0  # what is no number stays so
-    inverse = tl.where(some, 1.0 / l, 0.0)
+    m, total, acc, spread, square, top, _, bad, masses = state
+    some = total != 0  # what is no number stays so
+    inverse = tl.where(some, 1.0 / total, 0.0)
     place = base + share.to(tl.int64) * split_plane
-    tl.store(lse_at + place + near, tl.where(some, (m + tl.log2(l)) * LN_2, float("-inf")), mask=alive)
+    tl.store(lse_at + place + near, tl.where(some, (m + tl.log2(total)) * LN_2, float("-inf")), mask=alive)
     if ENTROPY:
-        h = (tl.log2(l) - spread * inverse) * LN_2
+        h = (tl.log2(total) - spread * inverse) * LN_2
         tl.store(entropy_at + place + near, tl.where(some, tl.where(h < 0.0, 0.0, h), 0.0), mask=alive)
     if SQUARE:
         tl.store(square_at + place + near, square * inverse * inverse, mask=alive)

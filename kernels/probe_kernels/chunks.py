@@ -26,24 +26,29 @@ class Edge:
     visible: Tensor
 
     @cached_property
+    def _rows(self) -> Tensor:
+        """`visible` without repeated rows: a view that is one row, expanded, is looked at once."""
+        return self.visible[:, :1] if self.visible.stride(1) == 0 else self.visible
+
+    @cached_property
     def hidden(self) -> Tensor:
         """The complement of `visible`."""
-        return ~self.visible
+        return (~self._rows).expand_as(self.visible)
 
     @cached_property
     def hidden_per_row(self) -> Tensor:
         """How many of these keys each row does not see, ``[b, rows]``."""
-        return self.hidden.sum(-1)
+        return (~self._rows).sum(-1).expand(self.visible.shape[:2])
 
     @cached_property
     def hidden_per_key(self) -> Tensor:
         """How many rows do not see each key, ``[b, keys]``."""
-        return self.hidden.sum(1)
+        return (~self._rows).sum(1) * (self.visible.shape[1] // self._rows.shape[1])
 
     @cached_property
     def wall(self) -> Tensor:
         """HIDDEN where hidden and 0 elsewhere, float32 ``[b, rows, keys]``, to be added to scores."""
-        return self.hidden.to(torch.float32).mul_(HIDDEN)
+        return (~self._rows).to(torch.float32).mul_(HIDDEN).expand(self.visible.shape)
 
     def at(self, keys: slice) -> "Edge":
         """The same edge at other keys; what was computed of it is kept."""
@@ -256,34 +261,44 @@ class Ground:
     def _made(self, rows: slice, keys: slice, edges: tuple[Edge, ...]) -> Chunk:
         return Chunk(rows, keys, edges, self.layout.key_pos.device)
 
-    def _certain(self, rows: slice, keys: slice) -> tuple[slice, Tensor] | None:
-        """What positions alone tell: the keys in reach, and which of them (bool) every row sees; None: nothing."""
+    def _certain(self, rows: slice, keys: slice) -> tuple[slice, Tensor, Tensor] | None:
+        """What positions alone tell: the keys in reach, which of them every row sees, and which would but for padding.
+
+        None where they tell nothing.
+        """
         mask, pos = self.layout.mask, self.layout.key_pos[:, keys]
         lo, hi = self.query_range(rows)
         (first, last), (near, far) = mask.full(lo, hi), mask.reach(lo, hi)
         if first > last:
             return None
         every, some = (pos >= first) & (pos <= last), (pos >= near) & (pos <= far)
+        inside = every
         if self.key_real is not None:
             real = self.key_real[:, keys]
-            every, some = every & real, some & real
-        every, found = every.all(0), some.any(0).nonzero()
+            every, some, inside = every & real, some & real, every | ~real
+        every, inside, found = every.all(0), inside.all(0), some.any(0).nonzero()
         if found.numel() == 0 or not bool(every.any()):
             return None
         k0, k1 = int(found[0]), int(found[-1]) + 1
-        return slice(keys.start + k0, keys.start + k1), every[k0:k1]
+        return slice(keys.start + k0, keys.start + k1), every[k0:k1], inside[k0:k1]
 
-    def _beside(self, rows: slice, keys: slice, every: Tensor, align: int) -> Chunk:
-        """A chunk whose mask is asked only beside the keys that every row is known to see."""
+    def _beside(self, rows: slice, keys: slice, every: Tensor, inside: Tensor, align: int) -> Chunk:
+        """A chunk whose mask is asked only where positions leave it open."""
         k0 = keys.start // align * align
         if k0 < keys.start:
-            every = torch.nn.functional.pad(every, (keys.start - k0, 0), value=False)
+            every, inside = (
+                torch.nn.functional.pad(one, (keys.start - k0, 0), value=False) for one in (every, inside)
+            )
         keys = slice(k0, keys.stop)
         edges = []
         for part in _stretches(every, keys):
-            seen = self.tile(rows, part)
-            if seen is not None and not bool(seen.all()):
-                edges.append(Edge(part, seen))
+            for known, piece in _runs_of(inside[part.start - k0 : part.stop - k0], part):
+                if known and self.key_real is not None:
+                    seen = self.key_real[:, None, piece].expand(-1, rows.stop - rows.start, -1)
+                else:
+                    seen = self.tile(rows, piece)
+                if seen is not None and not bool(seen[:, :1].all() if seen.stride(1) == 0 else seen.all()):
+                    edges.append(Edge(piece, seen))
         return self._made(rows, keys, tuple(edges))
 
     def _edge(self, rows: slice, keys: slice) -> Edge | None:
@@ -342,6 +357,19 @@ def _stretches(every: Tensor, keys: slice) -> Iterator[slice]:
         if full and start is not None:
             yield slice(keys.start + start, keys.start + min(index * _BLOCK, n))
             start = None
+
+
+def _runs_of(flags: Tensor, keys: slice) -> Iterator[tuple[bool, slice]]:
+    """Blocks of keys joined while they agree whether every flag (bool ``[n]``) holds."""
+    n = keys.stop - keys.start
+    padded = torch.nn.functional.pad(flags, (0, -n % _BLOCK), value=True)
+    whole = padded.view(-1, _BLOCK).all(1).tolist()
+    start = 0
+    for index in range(1, len(whole) + 1):
+        if index == len(whole) or whole[index] != whole[start]:
+            stop = min(index * _BLOCK, n)
+            yield whole[start], slice(keys.start + start * _BLOCK, keys.start + stop)
+            start = index
 
 
 def _run(positions: Tensor) -> list[int] | None:

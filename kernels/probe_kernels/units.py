@@ -8,7 +8,7 @@ from torch import Tensor
 from probe_kernels.gathered import Lists, Unit
 from probe_kernels.visit import Visit
 
-_ALIKE = 0.75  # a list this much shorter than the longest of its call gets a call of its own
+_CALL = 2**18  # pairs that cost what one more call costs
 
 
 def shared(visit: Visit, heads: int, kv_heads: int) -> tuple[Tensor, int]:
@@ -29,7 +29,7 @@ def units(lists: Lists, index: Tensor, rows: int, table: int) -> Iterator[Unit]:
     sizes = counts.T.tolist()
     for first, last in _joined(index):
         part = slice(first * rows, min((last + 1) * rows, n_query))
-        for pick, width in _of_like_length(sizes[first]):
+        for pick, width in _of_like_length(sizes[first], _CALL // (lists.heads * (part.stop - part.start))):
             chosen = index[:, pick, first, : max(width, 1)]
             yield Unit(
                 lists, part, pick, *(_whole_blocks(chosen, table, n_key) if table else _filled(chosen))
@@ -46,12 +46,15 @@ def _joined(index: Tensor) -> Iterator[tuple[int, int]]:
             first = block + 1
 
 
-def _of_like_length(sizes: list[int]) -> Iterator[tuple[list[int], int]]:
-    """Lists by length, longest first, cut where they become much shorter; each cut with its longest length."""
+def _of_like_length(sizes: list[int], call: int) -> Iterator[tuple[list[int], int]]:
+    """Lists by length, longest first, each run with its longest length.
+
+    A run ends where filling up the rest to its length would cost more than a `call` (in keys).
+    """
     order = sorted(range(len(sizes)), key=lambda one: -sizes[one])
     pick: list[int] = []
-    for one in order:
-        if pick and sizes[one] < _ALIKE * sizes[pick[0]]:
+    for number, one in enumerate(order):
+        if pick and (sizes[pick[0]] - sizes[one]) * (len(order) - number) > call:
             yield sorted(pick), sizes[pick[0]]
             pick = []
         pick.append(one)

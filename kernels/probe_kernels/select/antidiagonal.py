@@ -72,7 +72,8 @@ def antidiagonal(
     Queries and keys are cut into groups of `stride` tokens. Group a scores group c by the mean over t of
     s(query a·stride + stride-1-t, key c·stride + t), over the pairs that are visible; then softmax over c, and the sum
     over the groups of a block. The first and the diagonal block come on top. A block with fewer queries than `stride`,
-    as in decoding, has shorter groups; with one query the estimate is exact.
+    as in decoding, has shorter groups; with one query the estimate is exact. The pairs of an even stride are an odd
+    number of tokens apart, so a diagonal at an even distance that is one token wide is not met.
 
     Raises `ValueError` where a number is out of range or `stride` does not divide `block`.
     XAttention, arXiv 2503.16428.

@@ -35,9 +35,16 @@ def every(i, j, a, b, n, table):
 
 
 @triton.jit
+def floored(a, n):
+    """The quotient a / n rounded down, whichever way the machine rounds below zero."""
+    q = a // n
+    return q - (a - q * n < 0).to(tl.int32)
+
+
+@triton.jit
 def same_chunk(i, j, a, b, n, table):
     """Keys of the query's own block of n[0] positions."""
-    return i // n[0] == j // n[0]
+    return floored(i, n[0]) == floored(j, n[0])
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """What a statistic that is linear in p weighs each pair with, as Triton functions.
 
-Each is given positions of a tile (``i`` of the queries ``[BM, 1]``, ``j`` of the keys ``[1, BN]``), the ids of queries
+Each is given positions of a tile (``i`` of the queries ``[BM, 1]``, ``j`` of the keys ``[1, BN]``, or on their side;
+both less the same number, near 0), the ids of queries
 and keys that the statistic compares (``x``, ``y``), the rank of the key among those that the row sees, from 1, and the
 statistic's numbers.
 """
@@ -14,7 +15,7 @@ import triton.language as tl
 @triton.jit
 def distance(i, j, x, y, rank, n):
     """How far the key is."""
-    return tl.abs(i - j).to(tl.float32)
+    return tl.abs(i.to(tl.float32) - j.to(tl.float32))
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from torch import Tensor
 from probe_kernels.fused import columns as column_kernel
 from probe_kernels.fused import functionals as functional_kinds
 from probe_kernels.fused import rows as row_kernel
+from probe_kernels.fused import shares
 from probe_kernels.fused.plan import INTERPRETED, Tiles
 from probe_kernels.fused.problem import Functional, Places, Problem, given, step, steps
 from probe_kernels.fused.ranges import Ranges, transposed
@@ -19,7 +20,13 @@ _DOT = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: t
 
 
 def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    kernel[grid](*arguments, **options)
+    query: Tensor = arguments[0][0]
+    if query.device.type == "cuda":
+        # Triton launches on the current device, which need not be that of the tensors.
+        with torch.cuda.device(query.device):
+            kernel[grid](*arguments, **options)
+    else:
+        kernel[grid](*arguments, **options)
 
 
 start: Callable[..., Any] = _run  # compiling ahead of time puts something else here
@@ -132,6 +139,7 @@ def sweep_rows(
             answers.lse.numel(),
         ),
         *_functional_pointers(problem, launch.functionals),
+        shares.of_tiles(launch.functionals, tiles.keys, problem.places.key_pos),
         *_numbers(problem),
         n_query,
         n_key,
@@ -141,6 +149,7 @@ def sweep_rows(
         problem.group,
         splits,
         *_compiled(problem, launch.functionals),
+        tuple(shares.grouped(one) for one in launch.functionals),
         VISIT=visited is not None,
         **_flags(problem),
         CAREFUL=problem.careful,

@@ -7,6 +7,7 @@ compiled. Nothing is accumulated across programs, so answers repeat bit by bit.
 
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
 from probe_kernels.fused.predicates import shown
 
@@ -43,10 +44,18 @@ def tile_scores(
 
 
 @triton.jit
+def quick_log2(x, DOT: tl.constexpr):
+    """log2 to 2^-22, in one instruction; float32 products also ask for a float32 logarithm."""
+    if DOT == tl.float32:  # also in the interpreter
+        return tl.log2(x)
+    return libdevice.fast_log2f(x)
+
+
+@triton.jit
 def tile(
     start, stop, state, row, keys, strides, scale, softcap,
     ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr,
-    FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr,
+    FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr, GROUPS: tl.constexpr,
     MASKED: tl.constexpr, VISIT: tl.constexpr, DENSE: tl.constexpr, KEY_REAL: tl.constexpr, SEGMENTS: tl.constexpr,
     IN_ORDER: tl.constexpr,
     BIAS: tl.constexpr, ALIBI: tl.constexpr, SOFTCAP: tl.constexpr, CAREFUL: tl.constexpr,
@@ -57,9 +66,24 @@ def tile(
     """One tile of keys folded into the state of the rows. Not ``MASKED``: every key is there and seen by every row."""
     m, total, acc, spread, square, top, rank, bad, masses = state
     origin, q, i, a, slope, x, alive, near, near_bias, near_dense = row
-    k_at, v_at, k_pos, k_first, k_seg, k_real, bias_at, dense_at, table_at, tables, y_at, visited = keys
+    (
+        k_at,
+        v_at,
+        k_pos,
+        k_first,
+        k_seg,
+        k_real,
+        bias_at,
+        dense_at,
+        table_at,
+        tables,
+        y_at,
+        group_at,
+        visited,
+    ) = keys
     k_row, k_width, v_row, v_width, bias_key, dense_key, table_row = strides
     # A tile begins at a 64-bit address; inside it 32 bits are enough, and cost half the registers.
+    start = tl.multiple_of(start, BN)
     column = tl.arange(0, BN)
     d = tl.arange(0, BD)
     dv = tl.arange(0, BDV)
@@ -118,7 +142,9 @@ def tile(
     alpha = tl.exp2(m - whole)
     if TABLE:
         tl.store(
-            table_at + (origin + start // BN) * table_row + near, (pivot + tl.log2(mass)) * LN_2, mask=alive
+            table_at + (origin + start // BN) * table_row + near,
+            (pivot + quick_log2(mass, DOT)) * LN_2,
+            mask=alive,
         )
     if ENTROPY:
         own = tl.sum(tl.where(p > 0, p * t, 0.0) if MASKED else p * t, 1)
@@ -148,6 +174,12 @@ def tile(
         square = alpha * alpha * square + own_square
     total = alpha * total + mass
     if len(FUNCTIONALS) > 0:
+        # Functionals ask for differences of positions only: near 0 they are exact in float32.
+        i_near = i - k_first
+        j_near = j - k_first
+        if IN_ORDER and not VISIT:
+            i_near = i_near - start
+            j_near = column[None, :]
         n = i
         if RANK:
             one = seen.to(tl.int32)
@@ -155,9 +187,18 @@ def tile(
             rank = rank + tl.sum(one, 1)
         added = ()
         for f in tl.static_range(len(FUNCTIONALS)):
-            y = tl.load(y_at[f] + begin + at, mask=inside, other=-1)[None, :]
-            weight = FUNCTIONALS[f](i, j, x[f], y, n, NUMBERS[f])
-            added = added + (alpha * masses[f] + tl.sum(p * weight, 1),)
+            if GROUPS[f] and not VISIT:
+                # Whether none or all keys of the tile are in the group (0 or 1), or some (2).
+                filled = tl.load(group_at[f] + start // BN)
+                if filled == 2:
+                    y = tl.load(y_at[f] + begin + at, mask=inside, other=-1)[None, :]
+                    part = tl.sum(p * FUNCTIONALS[f](i_near, j_near, x[f], y, n, NUMBERS[f]), 1)
+                else:
+                    part = mass * filled.to(tl.float32)
+            else:
+                y = tl.load(y_at[f] + begin + at, mask=inside, other=-1)[None, :]
+                part = tl.sum(p * FUNCTIONALS[f](i_near, j_near, x[f], y, n, NUMBERS[f]), 1)
+            added = added + (alpha * masses[f] + part,)
         masses = added
     if WANT_Z:
         v_tile = v_at + begin * v_row + (at[:, None] * v_row + dv[None, :] * v_width)
@@ -181,10 +222,10 @@ def tile(
 
 @triton.jit
 def attend_rows(
-    scores, layout, ranges, out, strides, sizes, tables, x_at, y_at,
+    scores, layout, ranges, out, strides, sizes, tables, x_at, y_at, group_at,
     scale, softcap, n_query, n_key, first_row, n_rows, n_heads, group, splits,
     ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr,
-    FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr,
+    FUNCTIONALS: tl.constexpr, NUMBERS: tl.constexpr, GROUPS: tl.constexpr,
     VISIT: tl.constexpr, DENSE: tl.constexpr, KEY_REAL: tl.constexpr, SEGMENTS: tl.constexpr, IN_ORDER: tl.constexpr,
     BIAS: tl.constexpr, ALIBI: tl.constexpr, SOFTCAP: tl.constexpr, CAREFUL: tl.constexpr,
     WANT_Z: tl.constexpr, ENTROPY: tl.constexpr, SQUARE: tl.constexpr, TOP: tl.constexpr, TABLE: tl.constexpr,
@@ -243,10 +284,12 @@ def attend_rows(
         slope = tl.load(slopes + lead + more + 0 * r, mask=alive, other=0.0)[:, None]
     x = ()
     y = ()
+    groups = ()
     masses = ()
     for f in tl.static_range(len(FUNCTIONALS)):
         x = x + (tl.load(x_at[f] + (batch * pos_s[5 + 2 * f] + begin) + r, mask=alive, other=-2)[:, None],)
         y = y + (y_at[f] + batch * pos_s[6 + 2 * f],)
+        groups = groups + (group_at[f] + tl.where(pos_s[6 + 2 * f] > 0, batch, 0) * tl.cdiv(n_key, BN),)
         masses = masses + (tl.zeros([BM], tl.float32),)
     zero = tl.zeros([BM], tl.float32)
     none = tl.zeros([BM], tl.int32)
@@ -272,7 +315,7 @@ def attend_rows(
         bias_at + (batch * bias_s[0] + lead * bias_s[1] + begin * bias_s[2]),
         dense_at + (batch * dense_s[0] + (begin - first_row) * dense_s[1]),
         table_at + ((batch * all_heads + lead) * table_blocks * n_query + begin),
-        tables, y, visits,
+        tables, y, groups, visits,
     )  # fmt: skip
     steps = (k_s[2], k_s[3], v_s[2], v_s[3], bias_s[3], dense_s[2], n_query)
     lo = tl.load(low + block)
@@ -294,15 +337,15 @@ def attend_rows(
         for start in tl.range(f_lo, f_hi, BN):
             state = tile(
                 start, hi, state, row, keys, steps, scale, softcap, ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
-                False, VISIT, DENSE, KEY_REAL, SEGMENTS, IN_ORDER, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE,
-                TOP, TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
+                GROUPS, False, VISIT, DENSE, KEY_REAL, SEGMENTS, IN_ORDER, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z,
+                ENTROPY, SQUARE, TOP, TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
             )  # fmt: skip
     # What the mask cuts lies before and behind: one loop for both, so that the tile is compiled twice and not thrice.
     skipped = f_hi - f_lo
     for start in tl.range(lo, hi - skipped, BN):
         state = tile(
             tl.where(start < f_lo, start, start + skipped), hi, state, row, keys, steps, scale, softcap,
-            ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS,
+            ALL, ALL_N, ANY, ANY_N, FUNCTIONALS, NUMBERS, GROUPS,
             True, VISIT, DENSE, KEY_REAL, SEGMENTS, IN_ORDER, BIAS, ALIBI, SOFTCAP, CAREFUL, WANT_Z, ENTROPY, SQUARE,
             TOP, TABLE, RANK, D, DV, BD, BDV, BN, DOT, PRECISION,
         )  # fmt: skip

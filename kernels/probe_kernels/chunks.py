@@ -293,6 +293,7 @@ class Ground:
         edges = []
         for part in _stretches(every, keys):
             for known, piece in _runs_of(inside[part.start - k0 : part.stop - k0], part):
+                seen: Tensor | None = None
                 if known and self.key_real is not None:
                     seen = self.key_real[:, None, piece].expand(-1, rows.stop - rows.start, -1)
                 else:

@@ -10,6 +10,13 @@ from probe_kernels.mask import Mask, Predicate, Tile
 from probe_kernels.types import Layout, Match, Scores, Want
 
 
+def split(tensor: Tensor, axis: int, number: int) -> Tensor:
+    """A view with one axis as two, of which the first (axis 1) or the second (axis 0) has the given length."""
+    size, rest = tensor.shape[:axis], tensor.shape[axis + 1 :]
+    other = tensor.shape[axis] // number
+    return tensor.view(*size, *((number, other) if axis else (other, number)), *rest)
+
+
 @dataclass(frozen=True)
 class Lists:
     """Lists of keys, one for each of `of` equal runs of heads: all heads, the heads of a key head, or single heads."""
@@ -100,7 +107,7 @@ class Unit:
 
     def _by_list(self, tensor: Tensor) -> Tensor:
         """``[B, H, ...]`` as ``[B * m, heads of a list, ...]``."""
-        apart = tensor.unflatten(1, (self.lists.of, -1))
+        apart = split(tensor, 1, self.lists.of)
         return (apart if self.whole else apart[:, self.pick]).flatten(0, 1)
 
     def _of_rows(self, tensor: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ class Predicate:
     (None = unbounded), so that whole tiles are skipped without evaluating the rule. ``full(lo, hi)`` optionally
     bounds the key positions that every query at lo…hi sees, so that the rule is evaluated at the edges only.
     `relative` says that the rule depends on query_pos - key_pos alone, so that a tile serves all others alike.
+    ``touch(lo, hi, key_pos)`` optionally tells key by key (bool like key_pos) which keys queries at lo…hi may see,
+    where those lie apart and `reach` says little.
     """
 
     name: str
@@ -55,6 +57,14 @@ class Predicate:
     full: Callable[[int, int], Span] | None = None
     relative: bool = False
     twin: Twin | None = None
+    touch: Callable[[int, int, Tensor], Tensor] | None = None
+
+    def touched(self, lo: int, hi: int, key_pos: Tensor) -> Tensor:
+        """Bool like `key_pos`: the keys that some query at positions lo…hi may see; no other is seen."""
+        if self.touch is not None:
+            return self.touch(lo, hi, key_pos)
+        first_key, last_key = _span(self.reach, lo, hi, (-_FAR, _FAR))
+        return (key_pos >= first_key) & (key_pos <= last_key)
 
     def __repr__(self) -> str:
         return self.name
@@ -170,6 +180,53 @@ def first(count: int) -> Predicate:
     )
 
 
+def at_every(stride: int) -> Predicate:
+    """Keys at positions that are a multiple of `stride`, from any query; raises `ValueError` below 1."""
+    if stride < 1:
+        raise ValueError(f"at_every({stride}) was asked; give a stride of at least 1")
+    return Predicate(
+        f"at_every({stride})",
+        lambda t: (t.key_pos % stride == 0) & (t.query_pos == t.query_pos),
+        twin=Twin("at_every", (stride,)),
+        touch=lambda _lo, _hi, key_pos: key_pos % stride == 0,
+    )
+
+
+def power_of_two(block: int = 1, local: int = 1) -> Predicate:
+    """Keys whose block of `block` positions is fewer than `local` blocks, or a power of two of them, from the query's.
+
+    Distances count on both sides, the query's own block is 0 away. PowerAttention (arXiv 2503.03588). Raises
+    `ValueError` below 1.
+    """
+    if block < 1 or local < 1:
+        raise ValueError(
+            f"power_of_two({block}, {local}) was asked; give blocks of at least 1, and at least 1 of them"
+        )
+
+    def visible(t: Tile) -> Tensor:
+        far = (_cell(t.query_pos, block) - _cell(t.key_pos, block)).abs()
+        return (far < local) | ((far & (far - 1)) == 0)
+
+    def touch(lo: int, hi: int, key_pos: Tensor) -> Tensor:
+        at, low, high = _cell(key_pos, block), lo // block, hi // block
+        seen = (at > low - local) & (at < high + local)
+        for step in (2**power for power in range(62)):
+            if step > max(high - int(at.min()), int(at.max()) - low):
+                break
+            seen = (
+                seen | ((at >= low - step) & (at <= high - step)) | ((at >= low + step) & (at <= high + step))
+            )
+        return seen
+
+    return Predicate(
+        f"power_of_two({block}, {local})", visible, twin=Twin("power_of_two", (block, local)), touch=touch
+    )
+
+
+def _cell(positions: Tensor, block: int) -> Tensor:
+    return torch.div(positions, block, rounding_mode="floor")
+
+
 def dense(visible: Tensor) -> Predicate:
     """An arbitrary boolean mask the caller already holds, ``[batch or 1, n_query, n_key]``, True = visible."""
     return Predicate("dense", lambda t: visible[:, t.rows, t.keys])
@@ -223,6 +280,16 @@ class Mask:
             each = [_span(predicate.full, lo, hi, _NOWHERE) for predicate in self.any_of]
             span = _meet(span, max(each, key=lambda one: one[1] - one[0]))
         return span
+
+    def touched(self, lo: int, hi: int, key_pos: Tensor) -> Tensor:
+        """Bool like `key_pos`: the keys that some query at positions lo…hi may see; no other is seen."""
+        seen = torch.ones_like(key_pos, dtype=torch.bool)
+        for predicate in self.all_of:
+            seen = seen & predicate.touched(lo, hi, key_pos)
+        if self.any_of:
+            some = [predicate.touched(lo, hi, key_pos) for predicate in self.any_of]
+            seen = seen & torch.stack(some).any(0)
+        return seen
 
     @property
     def relative(self) -> bool:

@@ -5,7 +5,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from probe_kernels.gathered import Unit
+from probe_kernels.gathered import Unit, split
 from probe_kernels.ledger import Ledger
 from probe_kernels.types import Attended, Want
 from probe_kernels.visit import Visit
@@ -59,7 +59,7 @@ class Places:
                 self._put_rows(unit, getattr(out, name)[key], rows)
         self._put_top_index(unit, part)
         if out.visible is not None and part.visible is not None:
-            out.visible[:, unit.pick, unit.rows] = part.visible.unflatten(0, (-1, len(unit.pick)))
+            out.visible[:, unit.pick, unit.rows] = split(part.visible, 0, len(unit.pick))
         self._put_table(unit, part)
         self._add(unit, out.column, part.column)
         for name in ("bands", "query_groups"):
@@ -83,17 +83,14 @@ class Places:
 
     def _apart(self, whole: Tensor) -> Tensor:
         """``[B, H, ...]`` as ``[B, lists, heads of a list, ...]``."""
-        return whole.unflatten(1, (self.of, -1))
+        return split(whole, 1, self.of)
 
     def _put_rows(self, unit: Unit, whole: Tensor | None, part: Tensor | None) -> None:
         """Rows ``[B, H, Q, ...]``; groups that no gathered key belongs to are missing in the part."""
         if whole is None or part is None:
             return
-        rows, found = self._apart(whole)[:, :, :, unit.rows], part.unflatten(0, (-1, len(unit.pick)))
-        if rows.ndim > 4:
-            rows = rows[..., : found.shape[4], :] if rows.ndim == 6 else rows
-            if rows.ndim == 5 and rows.shape[4] > found.shape[4]:
-                rows = rows[..., : found.shape[4]]
+        rows, found = self._apart(whole)[:, :, :, unit.rows], split(part, 0, len(unit.pick))
+        rows = rows[:, :, :, :, : found.shape[4]] if rows.ndim > 4 else rows
         if unit.whole:
             rows.copy_(found)
         else:
@@ -102,7 +99,7 @@ class Places:
     def _put_top_index(self, unit: Unit, part: Attended) -> None:
         if self.ledger.out.top_index is None or part.top_index is None:
             return
-        found = part.top_index.unflatten(0, (-1, len(unit.pick)))
+        found = split(part.top_index, 0, len(unit.pick))
         index = unit.index.expand(found.shape[0], -1, -1)
         storage = index.gather(2, found.clamp_min(0).flatten(2)).view_as(found)
         rows = self._apart(self.ledger.out.top_index)
@@ -113,28 +110,26 @@ class Places:
         if self.ledger.out.table is None or part.table is None:
             return
         size, table = self.want.table, self._apart(self.ledger.out.table)
-        found = part.table.unflatten(0, (-1, len(unit.pick)))
+        found = split(part.table, 0, len(unit.pick))
         blocks = (unit.index[..., ::size] // size).expand(found.shape[0], -1, -1)
-        known = unit.listed
+        known = torch.ones_like(unit.index, dtype=torch.bool) if unit.listed is None else unit.listed
         for b in range(found.shape[0]):
             for i, one in enumerate(unit.pick):
-                real = slice(0, None)
-                if known is not None:
-                    real = known[b % known.shape[0], i].view(-1, size).any(-1).nonzero()[:, 0]
+                real = known[b % known.shape[0], i].view(-1, size).any(-1).nonzero()[:, 0]
                 table[b, one, :, :, unit.rows][:, blocks[b, i][real]] = found[b, i][:, real]
 
     def _add(self, unit: Unit, whole: Tensor | None, part: Tensor | None) -> None:
         """Sums over queries, ``[B, H, (groups,) K]``, added at the gathered keys."""
         if whole is None or part is None:
             return
-        found, sums = part.unflatten(0, (-1, len(unit.pick))), self._apart(whole)
+        found, sums = split(part, 0, len(unit.pick)), self._apart(whole)
         if sums.ndim == 5:
             sums = sums[:, :, :, : found.shape[3]]
         self._scatter(unit, sums, found)
 
     def _count(self, unit: Unit, whole: Tensor | None, part: Tensor | None) -> None:
         if whole is not None and part is not None:
-            self._scatter(unit, whole, part.unflatten(0, (-1, len(unit.pick))))
+            self._scatter(unit, whole, split(part, 0, len(unit.pick)))
 
     def _scatter(self, unit: Unit, whole: Tensor, part: Tensor) -> None:
         for b in range(part.shape[0]):

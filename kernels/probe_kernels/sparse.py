@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from probe_kernels import gradient, lanes, sweep
 from probe_kernels.block import Inputs
 from probe_kernels.chunks import Ground
-from probe_kernels.gathered import Lists, Unit
+from probe_kernels.gathered import Lists, Unit, split
 from probe_kernels.ledger import Ledger
 from probe_kernels.placing import Places
 from probe_kernels.types import Attended, Edits, Layout, Scores, Want
@@ -103,7 +103,8 @@ def _with_gradient(scores: Scores, layout: Layout, visit: Visit) -> Tensor:
     z = scores.value.new_zeros(batch, lists.of, heads // lists.of, n_query, scores.value.shape[3])
     for part in units(lists, index, visit.rows, 0):
         found = checkpoint(partial(_z, part), use_reentrant=False)
-        z[:, part.pick, :, part.rows] = found.unflatten(0, (batch, -1)).to(z.dtype)
+        if found is not None:
+            z[:, part.pick, :, part.rows] = split(found, 0, len(part.pick)).to(z.dtype)
     return z.flatten(1, 2)
 
 

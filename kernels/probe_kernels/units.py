@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from probe_kernels.gathered import Lists, Unit
+from probe_kernels.gathered import Lists, Unit, split
 from probe_kernels.visit import Visit
 
 _CALL = 2**18  # pairs that cost what one more call costs
@@ -16,7 +16,7 @@ def shared(visit: Visit, heads: int, kv_heads: int) -> tuple[Tensor, int]:
     index = visit.index
     if index.shape[1] == 1 or bool((index == index[:, :1]).all()):
         return index[:, :1], 1
-    by_group = index.unflatten(1, (kv_heads, heads // kv_heads))
+    by_group = split(index, 1, kv_heads)
     if bool((by_group == by_group[:, :, :1]).all()):
         return by_group[:, :, 0], kv_heads
     return index, heads
@@ -78,7 +78,7 @@ def _whole_blocks(index: Tensor, size: int, n_key: int) -> tuple[Tensor, Tensor]
     kept = index.new_zeros((*index.shape[:2], number * size + 1), dtype=torch.bool)
     kept.scatter_(2, torch.where(index < 0, number * size, index), value=True)
     kept = kept[..., :-1]
-    touched = Visit.of_keys(kept.unflatten(2, (number, size)).any(-1)[:, :, None], 1).index[:, :, 0]
+    touched = Visit.of_keys(kept.view(*kept.shape[:2], number, size).any(-1)[:, :, None], 1).index[:, :, 0]
     known = touched >= 0
     keys = touched.clamp_min(0)[..., None] * size + torch.arange(size, device=index.device)
     listed = kept.gather(2, keys.flatten(2)) & known.repeat_interleave(size, dim=-1)

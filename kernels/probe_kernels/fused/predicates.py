@@ -67,6 +67,76 @@ def adjacent(i, j, a, b, n, table):
 
 
 @triton.jit
+def between_cells(i, j, a, b, n, table):
+    """Keys of a cell that the query's cell is shown: table[cell, cell] of n[0] cells, parted at n[1], n[2], …, int8."""
+    row = tl.zeros_like(i)
+    column = tl.zeros_like(j)
+    for x in tl.static_range(n[0] - 1):
+        row += (i >= n[1 + x]).to(i.dtype)
+        column += (j >= n[1 + x]).to(j.dtype)
+    return tl.load(table + row * n[0] + column) != 0
+
+
+@triton.jit
+def at_every(i, j, a, b, n, table):
+    """Keys at positions that are a multiple of n[0]."""
+    return (j % n[0] == 0) & (i == i)
+
+
+@triton.jit
+def power_of_two(i, j, a, b, n, table):
+    """Keys fewer than n[1] blocks of n[0] positions away, or a power of two of them."""
+    far = tl.abs(floored(i, n[0]) - floored(j, n[0]))
+    return (far < n[1]) | ((far & (far - 1)) == 0)
+
+
+@triton.jit
+def near_nd(i, j, a, b, n, table):
+    """Keys in the neighbourhood on a grid: n = extra, axes, then length, window, dilation, stride, causal of each."""
+    size = 1
+    for x in tl.static_range(n[1]):
+        size = size * n[2 + 5 * x]
+    i = i - n[0]
+    j = j - n[0]
+    outside = (i < 0) | (i >= size) | (j < 0) | (j >= size)
+    i = tl.minimum(tl.maximum(i, 0), size - 1)
+    j = tl.minimum(tl.maximum(j, 0), size - 1)
+    seen = outside == outside
+    for y in tl.static_range(n[1]):
+        x: tl.constexpr = n[1] - 1 - y
+        seen = seen & _near(
+            i % n[2 + 5 * x], j % n[2 + 5 * x], n[2 + 5 * x], n[3 + 5 * x], n[4 + 5 * x], n[5 + 5 * x], n[6 + 5 * x]
+        )
+        i = i // n[2 + 5 * x]
+        j = j // n[2 + 5 * x]
+    return seen | outside
+
+
+@triton.jit
+def _near(
+    i, j, LENGTH: tl.constexpr, WINDOW: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """One axis of `near_nd`."""
+    group = i % DILATION
+    same = j % DILATION == group
+    i = i // DILATION
+    j = j // DILATION
+    length = (LENGTH - group + DILATION - 1) // DILATION
+    leader = i // STRIDE * STRIDE
+    if CAUSAL:
+        leader = tl.minimum(leader + STRIDE - 1, length - 1)
+        inside = (j <= i) & (leader - j < WINDOW)
+    else:
+        window = tl.minimum(length, WINDOW)
+        left = window // 2
+        centre = tl.minimum(leader + STRIDE // 2, length - 1)
+        start = tl.minimum(tl.maximum(centre, left), length - window + left) - left
+        inside = (j >= start) & (j < start + window)
+    return inside & same
+
+
+@triton.jit
 def shown(i, j, a, b, ALL: tl.constexpr, ALL_N: tl.constexpr, ANY: tl.constexpr, ANY_N: tl.constexpr, tables):
     """All of ALL, and any of ANY where there is one; ``tables`` are those of ALL, then of ANY."""
     seen = i == i
@@ -89,4 +159,8 @@ KINDS: dict[str, Any] = {
     "first": first,
     "same_segment": same_segment,
     "adjacent": adjacent,
+    "at_every": at_every,
+    "between_cells": between_cells,
+    "power_of_two": power_of_two,
+    "near_nd": near_nd,
 }

@@ -1,7 +1,7 @@
 """What a sparse pattern is: from the scores and layout of one call to which keys each query keeps."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -97,7 +97,9 @@ class Selection:
 class Pattern(Protocol):
     """Anything that selects; `name` is its spec, ``sink_recent:sinks=4,recent=256``."""
 
-    learned: ClassVar[bool]  # looks at scores: random_blocks at its density is its control
+    @property
+    def learned(self) -> bool:
+        """Whether it looks at scores: random_blocks at its density is then its control."""
 
     @property
     def name(self) -> str:

@@ -10,16 +10,32 @@ from typing import Any
 from probe_kernels.select.anchor_stripe import anchor_stripe
 from probe_kernels.select.antidiagonal import antidiagonal
 from probe_kernels.select.base import Pattern
+from probe_kernels.select.full import full
+from probe_kernels.select.neighborhood import neighborhood
 from probe_kernels.select.oracle_topk import oracle_topk
+from probe_kernels.select.per_head import per_head
 from probe_kernels.select.permuted_block import permuted_block
 from probe_kernels.select.persistent_topk import persistent_topk
 from probe_kernels.select.pooled_topk import pooled_topk
+from probe_kernels.select.power_of_two import power_of_two
+from probe_kernels.select.random_blocks import random_blocks
+from probe_kernels.select.segment_graph import segment_graph
+from probe_kernels.select.sink_recent import sink_recent
+from probe_kernels.select.sliding import sliding
 from probe_kernels.select.vertical_slash import vertical_slash
 
 PATTERNS: Mapping[str, Callable[..., Pattern]] = MappingProxyType(
     {
         maker.__name__: maker
         for maker in (
+            full,
+            sliding,
+            sink_recent,
+            neighborhood,
+            power_of_two,
+            segment_graph,
+            random_blocks,
+            per_head,
             vertical_slash,
             pooled_topk,
             antidiagonal,
@@ -44,6 +60,8 @@ def make(spec: str) -> Pattern:
     name, colon, rest = spec.strip().partition(":")
     if name not in PATTERNS:
         raise ValueError(f"the pattern {name!r} was asked; there are {', '.join(sorted(PATTERNS))}")
+    if name == "per_head":
+        return _per_head(spec, rest)
     parameters = inspect.signature(PATTERNS[name]).parameters
     kinds = typing.get_type_hints(PATTERNS[name])
     given: dict[str, Any] = {}
@@ -63,12 +81,35 @@ def make(spec: str) -> Pattern:
     return PATTERNS[name](**given)
 
 
+def _per_head(spec: str, rest: str) -> Pattern:
+    """Heads instead of parameters, and patterns with / for a comma instead of values."""
+    given = [item.partition("=") for item in rest.split(",")]
+    keys = [key for key, _, _ in given]
+    if not all(equals for _, equals, _ in given) or len(set(keys)) < len(keys):
+        raise ValueError(
+            f"{spec!r} was asked; write heads=pattern, joined by commas, each once: "
+            "per_head:default=sink_recent:sinks=4/recent=64,H0+L2.H3=full"
+        )
+    told = {key: value for key, _, value in given}
+    block = _read(spec, "block", told.pop("block", "64"), int)
+    made = {key: make(value.replace("/", ",")) for key, value in told.items()}
+    default = made.pop("default", None)
+    return per_head(made, default, block)
+
+
 def _read(spec: str, key: str, text: str, kind: Any) -> Any:
     """A parameter's text as its annotation has it: int, float, bool, or a tuple of one of them."""
     if isinstance(kind, types.UnionType):
-        kind = next(one for one in kind.__args__ if one is not type(None))
+        several = [one for one in kind.__args__ if typing.get_origin(one) is tuple]
+        kind = (
+            several[0]
+            if several and "+" in text
+            else next(one for one in kind.__args__ if one is not type(None))
+        )
     if typing.get_origin(kind) is tuple:
         return tuple(_read(spec, key, one, typing.get_args(kind)[0]) for one in text.split("+"))
+    if kind is str:
+        return text
     if kind is bool and text.lower() in {"true", "false"}:
         return text.lower() == "true"
     if kind in {int, float}:

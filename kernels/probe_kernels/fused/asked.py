@@ -62,8 +62,8 @@ def take_rows(out: Attended, answers: RowAnswers, names: tuple[Name, ...], want:
     if answers.table is not None:
         out.table = coarser(answers.table, want.table // plan.table_keys(want.table))
     if answers.masses is not None:
-        for name, mass in zip(names, answers.masses[:, 0], strict=True):
-            _take_mass(out, name, mass, want)
+        for asked, mass in zip(names, answers.masses[:, 0], strict=True):
+            _take_mass(out, asked, mass, want)
 
 
 def _take_mass(out: Attended, name: Name, mass: Tensor, want: Want) -> None:

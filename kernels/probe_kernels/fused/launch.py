@@ -63,6 +63,11 @@ class RowAnswers:
     table: Tensor | None  # [B, H, J, Q], shared by all splits
     masses: Tensor | None  # [functionals, splits, B, H, Q]
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of the table; 0 where there is none."""
+        return 0 if self.table is None else self.table.shape[2]
+
 
 def fresh(problem: Problem, launch: RowLaunch, splits: int) -> RowAnswers:
     """Memory for the answers of all rows, as rows that see no key have them."""
@@ -126,18 +131,12 @@ def sweep_rows(
         _row_ranges(problem, tiles, visited),
         _row_outputs(problem, answers),
         (
-            scores.query.stride(),
-            scores.key.stride(),
-            value.stride(),
+            *(one.stride() for one in (scores.query, scores.key, value)),
             *_term_steps(problem),
             (*_position_steps(problem), *_id_steps(launch.functionals)),
             (0, 0, 0, 1) if visited is None else visited.steps,
         ),
-        (
-            0 if answers.table is None else answers.table.shape[2],
-            batch * heads * n_query,
-            answers.lse.numel(),
-        ),
+        (answers.blocks, batch * heads * n_query, answers.lse.numel()),
         *_functional_pointers(problem, launch.functionals),
         shares.of_tiles(launch.functionals, tiles.keys, problem.places.key_pos),
         *_numbers(problem),

@@ -168,7 +168,7 @@ def renumbered(query_ids: Tensor, key_ids: Tensor) -> tuple[Tensor, Tensor]:
     both = [one for one in (query_ids, key_ids) if one.dtype == torch.int64 and one.numel()]
     if any(int(one.min()) < -_FAR or int(one.max()) >= _FAR for one in both):
         flat = torch.cat((query_ids.reshape(-1).long(), key_ids.reshape(-1).long()))
-        number = flat.unique(return_inverse=True)[1]
+        number = torch.unique(flat, return_inverse=True)[1]
         n = query_ids.numel()
         query_ids, key_ids = number[:n].view(query_ids.shape), number[n:].view(key_ids.shape)
     return query_ids.to(torch.int32).contiguous(), key_ids.to(torch.int32).contiguous()

@@ -52,7 +52,7 @@ def transposed(ground: Ground, rows: slice, tile: tuple[int, int], *, asks: bool
         found = torch.tensor(_listed(ground, rows, tile, asks=asks))
         low, high = found[:, 0], found[:, 3]
         begins = torch.arange(0, ground.n_key, tile[1])
-        parts = [_seen_by(part, low, high, rows, tile) for part in begins.split(_AT_ONCE)]
+        parts = [_seen_by(part, low, high, rows, tile) for part in torch.split(begins, _AT_ONCE)]
         both = torch.cat(parts, dim=1).to(ground.layout.key_pos.device, torch.int32)
         return both[0].contiguous(), both[1].contiguous()
 

@@ -17,8 +17,19 @@ def largest(values: Tensor, k: int) -> Tensor:
     return above | (equal & (equal.cumsum(-1) <= room))
 
 
-def listed(kept: Tensor, width: int) -> Tensor:
-    """Bool ``[..., K]`` with at most `width` true entries in a row as their ascending indices, -1 = none."""
+def indices_of_largest(values: Tensor, k: int) -> Tensor:
+    """The indices of `largest`, ascending, int64 ``[..., min(k, n)]`` with -1 = none."""
+    n = values.shape[-1]
+    k = min(k, n)
+    top = values.topk(k, dim=-1)
+    bar = top.values[..., -1:]
+    if bool(((values >= bar).sum(-1) > k).logical_and(bar[..., 0] > -torch.inf).any()):
+        return _listed(largest(values, k), k)  # equals at the bar: which of them topk takes is not said
+    index = torch.where(top.values > -torch.inf, top.indices, n).sort(dim=-1).values
+    return torch.where(index < n, index, -1)
+
+
+def _listed(kept: Tensor, width: int) -> Tensor:
     out = torch.full((*kept.shape[:-1], width), -1, dtype=torch.int64, device=kept.device)
     *row, at = kept.nonzero(as_tuple=True)
     out[(*row, kept.cumsum(-1)[kept] - 1)] = at

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from probe_kernels.dispatch import attend
 from probe_kernels.select.base import Selection, Site
-from probe_kernels.select.choose import chosen, everything, forced_blocks, largest, listed, softmax_of_visible
+from probe_kernels.select.choose import (
+    chosen,
+    everything,
+    forced_blocks,
+    indices_of_largest,
+    softmax_of_visible,
+)
 from probe_kernels.select.sight import Sight, into_blocks
 from probe_kernels.select.telling import need_count, need_one_budget, spec
 from probe_kernels.types import Layout, Scores, Want
@@ -64,14 +70,17 @@ class OracleTopK:
         first = sight.first_keys(1)[:, None, None]
         parts = []
         for rows in sight.strips():
-            s = sight.strip(rows)
+            keys = sight.ground.chunk(rows).keys
+            s = sight.strip(rows, keys)
             values = s.masked_fill(~sight.query_real[:, None, rows, None], -torch.inf)
             seen = values > -torch.inf
             if self.keep_first:
-                values = values.masked_fill(first & seen, torch.inf)
+                values = values.masked_fill(first[..., keys] & seen, torch.inf)
             if self.keep_diagonal:
-                values = values.masked_fill(_own(sight, rows) & seen, torch.inf)
-            parts.append(listed(largest(values, k), k))
+                values = values.masked_fill(_own(sight, rows, keys) & seen, torch.inf)
+            index = indices_of_largest(values, k)
+            index = torch.where(index < 0, -1, index + keys.start)
+            parts.append(torch.nn.functional.pad(index, (0, k - index.shape[-1]), value=-1))
         return Visit(1, torch.cat(parts, dim=2))
 
 
@@ -111,10 +120,10 @@ def block_share(sight: Sight, block: int) -> Tensor:
     return torch.stack(parts, dim=2)
 
 
-def _own(sight: Sight, rows: slice) -> Tensor:
-    """Bool ``[b, 1, rows, K]``: the key of each query's own token."""
+def _own(sight: Sight, rows: slice, keys: slice) -> Tensor:
+    """Bool ``[b, 1, rows, keys]``: the key of each query's own token."""
     layout, shift = sight.layout, sight.n_key - sight.n_query
     if shift >= 0 and bool((layout.query_pos == layout.key_pos[:, shift:]).all()):
         at = torch.arange(rows.start, rows.stop, device=sight.device) + shift
-        return (at[:, None] == torch.arange(sight.n_key, device=sight.device))[None, None]
-    return (layout.query_pos[:, rows, None] == layout.key_pos[:, None])[:, None]
+        return (at[:, None] == torch.arange(keys.start, keys.stop, device=sight.device))[None, None]
+    return (layout.query_pos[:, rows, None] == layout.key_pos[:, None, keys])[:, None]

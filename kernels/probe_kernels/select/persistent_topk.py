@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from probe_kernels.select.base import Selection, Site
-from probe_kernels.select.choose import everything, forced_keys, largest, listed
+from probe_kernels.select.choose import everything, forced_keys, indices_of_largest
 from probe_kernels.select.sight import Sight
 from probe_kernels.select.telling import need_count, spec
 from probe_kernels.types import Layout, Scores
@@ -71,7 +71,7 @@ class PersistentTopK:
     def _choose(self, sight: Sight, layer: int) -> Choice:
         parts = []
         for rows in sight.ground.runs(self.block):
-            parts.append(listed(largest(_standing(sight, rows), self.k), self.k))
+            parts.append(indices_of_largest(_standing(sight, rows), self.k))
         key_pos = sight.layout.key_pos.expand(sight.batch, -1)
         return Choice(layer, torch.stack(parts, dim=2), key_pos, sight.key_real)
 

@@ -120,3 +120,13 @@ def test_defaults_and_refusals() -> None:
         oracle_topk(3, 0.9)
     with pytest.raises(ValueError, match=r"k=1\.5"):
         oracle_topk(1.5)  # type: ignore[arg-type]
+
+
+def test_of_equal_keys_the_first_are_kept() -> None:
+    """All keys alike: the choice is the same on every device, and of the keys that are seen."""
+    call = make_call(64)
+    call.scores.key[:] = 1.0
+    kept = call.kept(oracle_topk(5, keep_first=False, keep_diagonal=False))
+    expected = torch.ones(64, 64).tril().bool()
+    expected[:, 5:] = False
+    assert torch.equal(kept, expected.expand_as(kept))

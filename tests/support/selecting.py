@@ -6,7 +6,7 @@ import torch
 from probe_kernels import Layout, Mask, Scores
 from probe_kernels.mask import Predicate, causal
 from probe_kernels.reference import dense_scores, visible
-from probe_kernels.select import Pattern, Selection, Site
+from probe_kernels.select import Pattern, Selection, Site, random_blocks
 from torch import Tensor
 
 WIDTH = 16
@@ -142,14 +142,7 @@ def density(call: Call, kept: Tensor) -> Tensor:
 
 
 def random_share(call: Call, share: Tensor, block: int, planted: Tensor) -> float:
-    """How much of the planted pairs blocks drawn by lot keep, at the density of a selection, over 20 draws."""
-    random = torch.Generator().manual_seed(3)
-    n = planted.shape[0]
-    found = []
-    for _ in range(20):
-        lot = torch.rand(-(-n // block), -(-planted.shape[1] // block), generator=random) < float(
-            share.mean()
-        )
-        drawn = lot.repeat_interleave(block, 0)[:n].repeat_interleave(block, 1)[:, : planted.shape[1]]
-        found.append(float((drawn & planted).sum() / planted.sum()))
-    return sum(found) / len(found)
+    """How much of the planted pairs blocks drawn by lot keep, at the density of a selection, over 8 draws."""
+    density = float(share.mean())
+    lots = [call.kept(random_blocks(density=density, block=block, seed=seed)) for seed in range(8)]
+    return float(sum((lot & planted).sum((2, 3)).div(planted.sum()).mean() for lot in lots) / len(lots))

@@ -23,7 +23,9 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "+".join(_value(one) for one in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(short := f"{value:g}") == value:
+        return short
+    return str(value)
 
 
 def need_count(kind: str, name: str, value: object, what: str, *, least: int = 1) -> None:

@@ -30,6 +30,7 @@ def test_a_bare_name_has_the_defaults_and_says_them(name: str) -> None:
         "persistent_topk:k=3,layers=0,block=8",
         "anchor_stripe:theta=2.5,block=64,step=2",
         "oracle_topk:tau=0.25,block=16",
+        "pooled_topk:block=64,tau=0.912345678",
     ],
 )
 def test_every_parameter_survives_the_name(spec: str) -> None:

@@ -23,7 +23,7 @@ def lacking(device: torch.device) -> str | None:
 
         if interpreted():
             return None
-        if os.environ.get("TRITON_INTERPRET"):
+        if os.environ.get("TRITON_INTERPRET", "0") != "0":
             return "TRITON_INTERPRET was set after Triton had been imported: set it to 1 before Python starts"
     return (
         f"the tensors are on {device.type}, and Triton compiles for CUDA: move them there (to run the kernels in "

@@ -64,15 +64,25 @@ def fused(
 
 
 def agrees(problem: Problem, want: Want, *, visit: Visit | None = None, times: float = 2.0) -> Attended:
-    """The Triton backend's answers, held against the float64 reference."""
+    """The Triton backend's answers, held against the float64 reference.
+
+    On a GPU p is rounded to the inputs' precision before it meets the values; the interpreter has no such products.
+    """
     found = fused(problem, want, visit=visit)
     wanted = attend(problem.scores, problem.layout, want, backend="reference", visit=visit)
     close = times * tolerance(problem)
     if found.z is not None and wanted.z is not None:
         # Rounding to a low precision may go either way: one unit in the last place.
         rounding = torch.finfo(wanted.z.dtype).eps if wanted.z.dtype != torch.float32 else 0.0
-        torch.testing.assert_close(found.z, wanted.z, rtol=rounding + close, atol=close, equal_nan=True)
-    assert_attended_close(replace(found, z=None), replace(wanted, z=None), tolerance=close)
+        inside = 0.0 if interpreted() else 2 * rounding
+        torch.testing.assert_close(
+            found.z, wanted.z, rtol=rounding + close, atol=close + inside, equal_nan=True
+        )
+        assert_attended_close(
+            Attended(parts=found.parts), Attended(parts=wanted.parts), tolerance=close + inside
+        )
+    rest, wanted = replace(found, z=None, parts={}), replace(wanted, z=None, parts={})
+    assert_attended_close(rest, wanted, tolerance=close)
     return found
 
 

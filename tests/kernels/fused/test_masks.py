@@ -9,11 +9,24 @@ from fused_problems import DEVICE, agrees, put, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probe_kernels import Layout, Mask, Predicate, Want
+from probe_kernels.cells import between_cells
 from probe_kernels.chunks import Ground
 from probe_kernels.fused.predicates import KINDS
 from probe_kernels.fused.ranges import Ranges, transposed
 from probe_kernels.fused.rules import Rules
-from probe_kernels.mask import adjacent, causal, every, first, near, same_chunk, same_segment, within
+from probe_kernels.grid import Axis, near_nd
+from probe_kernels.mask import (
+    adjacent,
+    at_every,
+    causal,
+    every,
+    first,
+    near,
+    power_of_two,
+    same_chunk,
+    same_segment,
+    within,
+)
 
 GRAPH = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.bool)
 TWINS = {
@@ -25,6 +38,10 @@ TWINS = {
     "first": first(4),
     "same_segment": same_segment(),
     "adjacent": adjacent(GRAPH),
+    "at_every": at_every(4),
+    "power_of_two": power_of_two(3, 2),
+    "between_cells": between_cells((-9, 4), GRAPH),
+    "near_nd": near_nd((Axis(5, 3, stride=2), Axis(6, 2, dilation=2, causal=True)), extra=-10),
 }
 
 

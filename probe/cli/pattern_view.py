@@ -32,7 +32,7 @@ _MEASURES = (
 def show_patterns(report: Report, out: Console) -> None:
     """Print a whole report on patterns."""
     show_header(report.provenance, out)
-    specs = pattern_specs(report)
+    specs = list(pattern_specs(report))
     out.print()
     out.print(_table(report, specs))
     for spec in specs:

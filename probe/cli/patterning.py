@@ -34,12 +34,12 @@ def run(request: Request, *, as_json: bool) -> None:
     """Measure and print: one JSON object, or tables and where the report was saved."""
     out = request.out if request.out or as_json else default_folder(request.model)
     options = PatternOptions(**request.choices, out=out)
-    made = read_patterns(request.patterns)
+    read_patterns(request.patterns)
     if out is not None:
         check_output(out)
     # A library that prints would spoil the one object on standard output.
     with redirect_stdout(sys.stderr), progress_bar() as report:
-        found = _measured(request, made, options, report)
+        found = _measured(request, options, report)
     if as_json:
         print_json(pattern_json(found))
         return
@@ -47,7 +47,7 @@ def run(request: Request, *, as_json: bool) -> None:
     console().print(f"\nsaved in {out}", soft_wrap=True)
 
 
-def _measured(request: Request, made: tuple[Any, ...], options: PatternOptions, report: Any) -> Report:
+def _measured(request: Request, options: PatternOptions, report: Any) -> Report:
     report(0, 0, f"loading {request.model}")
     loaded = models.load(request.model, device=options.device, dtype=options.dtype)
     source: Any = request.source
@@ -57,4 +57,4 @@ def _measured(request: Request, made: tuple[Any, ...], options: PatternOptions, 
         source = prompts.read_prompts(source, loaded.tokenizer)
     # The model is where and what it should be: asking again would be refused.
     there = replace(options, device=None, dtype=None, progress=report)
-    return patterns(loaded, source, made, options=there)
+    return patterns(loaded, source, request.patterns, options=there)

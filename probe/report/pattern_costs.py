@@ -22,10 +22,10 @@ LOST = 0.9  # a head whose mean mass kept is below it counts as losing its mass
 Numbers = Mapping[str, Answer]
 
 
-def pattern_specs(report: Report) -> list[str]:
-    """The patterns that a report is about, in order; none in a report of anything else."""
-    specs = report.provenance.settings.get("patterns")
-    return [str(spec) for spec in specs] if isinstance(specs, list | tuple) else []
+def pattern_specs(report: Report) -> dict[str, str]:
+    """The patterns that a report is about, as typed, with their whole names; none in a report of anything else."""
+    found = report.provenance.settings.get("patterns")
+    return {str(spec): str(name) for spec, name in found.items()} if isinstance(found, Mapping) else {}
 
 
 def numbers_of(report: Report, spec: str, *, control: bool = False) -> Numbers:
@@ -49,7 +49,9 @@ def pattern_json(report: Report) -> dict[str, Any]:
         "model": record["model"],
         "tokens": report.provenance.tokens,
         "mode": report.provenance.mode,
-        "patterns": {spec: _pattern(report, spec) for spec in pattern_specs(report)},
+        "patterns": {
+            spec: {"name": name, **_pattern(report, spec)} for spec, name in pattern_specs(report).items()
+        },
         "provenance": record,
     }
     if retrieval is not None:

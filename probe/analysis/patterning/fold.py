@@ -1,6 +1,5 @@
 """Watches calls for one pattern: what it keeps of each row of each head, prompt by prompt."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -29,10 +28,10 @@ class PatternFold(FoldMetric):
     )
     need: ClassVar[Want] = NEED
 
-    def __init__(self, pattern: Pattern, wholes: Wholes, control: Control | None = None) -> None:
+    def __init__(self, spec: str, pattern: Pattern, wholes: Wholes, control: Control | None = None) -> None:
         super().__init__()
         self.pattern, self.control = pattern, control
-        self.spec = pattern.name
+        self.spec = spec
         self._wholes = wholes
         self._selecting = Selecting()
 
@@ -69,12 +68,3 @@ class PatternFold(FoldMetric):
             for name in _SUMS:
                 total = self.finite(getattr(found, name)[row].sum(-1), call)
                 cell[prefix + name] = total + cell.get(prefix + name, torch.zeros_like(total))
-
-
-def folds(
-    patterns: tuple[Pattern, ...], controls: tuple[Control | None, ...], kernels: str | None
-) -> Iterator[PatternFold]:
-    """A fold for every pattern; they share what the call is without them."""
-    wholes = Wholes(kernels)
-    for pattern, control in zip(patterns, controls, strict=True):
-        yield PatternFold(pattern, wholes, control)

@@ -11,22 +11,20 @@ from probe.analysis.first_use import drift_of
 from probe.analysis.forward import Runner
 from probe.analysis.patterning.applying import applied
 from probe.analysis.patterning.control import control_of
-from probe.analysis.patterning.fold import PatternFold, folds
+from probe.analysis.patterning.detection import detected
+from probe.analysis.patterning.fold import PatternFold
 from probe.analysis.patterning.losing import named
 from probe.analysis.patterning.numbers import answers_of
 from probe.analysis.patterning.options import PatternOptions
 from probe.analysis.patterning.plan import Plan, prepare
+from probe.analysis.patterning.whole import Wholes
 from probe.analysis.records import bos_of, model_record, prompt_records
 from probe.analysis.resume import Unfinished
 from probe.analysis.settle import evaluating, settled
 from probe.analysis.sweep import Found, Sweep
-from probe.metrics.making import make
 from probe.report import Answer, Report
-from probe.report.pattern_costs import APPLIED, RETRIEVAL
+from probe.report.pattern_costs import APPLIED
 from probe.report.provenance import Provenance, utc_now
-
-# Small enough to run beside: see the experiment's own defaults for the whole protocol.
-_DETECTION = f"{RETRIEVAL}:lengths=500,depths=0.1+0.5+0.9,needles=2"
 
 
 def patterns(
@@ -69,7 +67,7 @@ def run(plan: Plan) -> Report:
     options, loaded = plan.options, plan.loaded
     folder, store = options.running.folder, None
     if folder is not None:
-        specs = [*plan.specs, f"control={options.control}"]
+        specs = [*(f"{spec} = {one.name}" for spec, one in plan.patterns), f"control={options.control}"]
         store = Unfinished(folder, fingerprint(loaded, plan.inputs, specs, (), options.running))
     try:
         with settled(options.seed, deterministic=False, device=loaded.device), evaluating(loaded.model):
@@ -86,10 +84,13 @@ def run(plan: Plan) -> Report:
 
 def _measured(plan: Plan, store: Unfinished | None) -> Report:
     options, loaded = plan.options, plan.loaded
-    controls = tuple(control_of(one, options.seed) if options.control else None for one in plan.patterns)
-    watching = list(folds(plan.patterns, controls, options.kernels))
+    wholes, seed = Wholes(options.kernels), options.seed if options.control else None
+    watching = [
+        PatternFold(spec, one, wholes, None if seed is None else control_of(one, seed))
+        for spec, one in plan.patterns
+    ]
     found = Sweep(Runner(loaded), plan.inputs, watching, (), options.running).run(store)
-    retrieval = _retrieval(plan) if options.retrieval else None
+    retrieval = detected(plan) if options.retrieval else None
     answers: list[Answer] = []
     for number, fold in enumerate(watching):
         answers += _told(plan, fold, number, retrieval)
@@ -111,13 +112,6 @@ def _told(plan: Plan, fold: PatternFold, number: int, retrieval: Answer | None) 
     return answers
 
 
-def _retrieval(plan: Plan) -> Answer:
-    experiment = make(_DETECTION)
-    plan.options.report_progress(0, 0, "detecting retrieval heads")
-    found: list[Answer] = experiment.run(plan.loaded, seed=plan.options.seed)
-    return found[0]
-
-
 def _report(plan: Plan, answers: Sequence[Answer], found: Found) -> Report:
     options, loaded, inputs = plan.options, plan.loaded, plan.inputs
     provenance = Provenance(
@@ -134,8 +128,17 @@ def _report(plan: Plan, answers: Sequence[Answer], found: Found) -> Report:
         command=options.command,
         started=plan.started,
         ended=utc_now(),
-        settings={"patterns": plan.specs, "control": options.control, "max_tokens": options.max_tokens},
+        settings=_settings(plan),
         notes=tuple(dict.fromkeys([*inputs.notes, *loaded.notes, *found.notes])),
     )
     report = Report(answers, provenance, prompt_records(inputs.items))
     return report if options.text else report.without_text()
+
+
+def _settings(plan: Plan) -> dict[str, object]:
+    """The choices that shape the numbers: every pattern as typed, with all its parameters."""
+    return {
+        "patterns": {spec: pattern.name for spec, pattern in plan.patterns},
+        "control": plan.options.control,
+        "max_tokens": plan.options.max_tokens,
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from probe_kernels.mask import Mask, causal
@@ -21,23 +22,30 @@ from probe.report.provenance import utc_now
 from probe.seam.places import places
 
 
+class Asked(NamedTuple):
+    """A pattern, and the spec as typed (its name where it was given ready-made), which is the key of its answers."""
+
+    spec: str
+    pattern: Pattern
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that was asked, checked."""
 
     loaded: LoadedModel
     inputs: Inputs
-    patterns: tuple[Pattern, ...]
+    patterns: tuple[Asked, ...]
     options: PatternOptions
     started: str = field(default_factory=utc_now)
 
     @property
     def specs(self) -> list[str]:
-        """The patterns by name, in order."""
-        return [one.name for one in self.patterns]
+        """The patterns as typed, in order."""
+        return [one.spec for one in self.patterns]
 
 
-def read_patterns(asked: object) -> tuple[Pattern, ...]:
+def read_patterns(asked: object) -> tuple[Asked, ...]:
     """Patterns, or specs made into them, in order.
 
     Raises:
@@ -52,14 +60,14 @@ def read_patterns(asked: object) -> tuple[Pattern, ...]:
             f"patterns={asked!r} was asked; give at least one of {', '.join(sorted(PATTERNS))}, "
             "such as sink_recent:sinks=4,recent=256"
         )
-    made: list[Pattern] = []
+    made: list[Asked] = []
     for one in given:
         if not isinstance(one, str) and not is_pattern(one):
             raise UsageError(
                 f"{one!r} was asked as a pattern; give a spec such as sliding:window=256, or a pattern"
             )
-        made.append(read_pattern(one) if isinstance(one, str) else one)
-    names = [one.name for one in made]
+        made.append(Asked(one.strip(), read_pattern(one)) if isinstance(one, str) else Asked(one.name, one))
+    names = [one.pattern.name for one in made]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UsageError(f"the pattern {twice[0]!r} was asked twice; name each pattern once")
@@ -83,7 +91,7 @@ def prepare(model: object, prompts: object, asked: object, options: PatternOptio
     known = verify_on_first_use(loaded.model)
     heads = set() if known is None else set(known.heads.values())
     lengths = {item.n_tokens for item in inputs.items if item.prompt is not None}
-    for pattern in patterns:
+    for _, pattern in patterns:
         for n_tokens in sorted(lengths):
             for n_heads in sorted(heads):
                 _rehearse(pattern, n_tokens, n_heads)

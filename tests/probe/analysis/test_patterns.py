@@ -6,18 +6,33 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from probe_kernels.select import Selection, Site, make
+from copier import copier
+from planted import HEADS, planted, repeated_tokens, targets
+from probe_kernels.select import PATTERNS, Selection, Site, make
 from probe_kernels.visit import Visit
 from small_models import gpt2, letters, llama, mistral
 from torch import Tensor
 
 import probe
+from probe.analysis.patterning.fold import PatternFold
+from probe.analysis.patterning.numbers import answers_of
+from probe.analysis.patterning.whole import Wholes
+from probe.prompts import Needle
 from probe.report.pattern_costs import NUMBERS
 from probe.seam.numbered import numbered
 from probe.seam.session import Session
+from probe.testing import Feeding, feed
 
 TEXT = "the quick brown fox jumps over the lazy dog."
 SPECS = ["sliding:window=6", "sink_recent:sinks=2,recent=4", "pooled_topk:block=4,k=3"]
+EVERY = [
+    "full", "sliding:window=6", "sink_recent:sinks=2,recent=4,middle=7", "power_of_two:block=4,local=1",
+    "neighborhood:shape=4+11,window=3+5", "segment_graph:edges=0..9>9..20+20..30", "random_blocks:density=0.4,block=4",
+    "per_head:default=sink_recent:sinks=1/recent=8,H1=full,L1.H2=pooled_topk:block=4/k=2",
+    "vertical_slash:vertical=4,slash=5,last=4,first=2,local=3,block=4", "pooled_topk:block=4,k=3",
+    "antidiagonal:block=4,stride=2,tau=0.6", "anchor_stripe:theta=2,block=4,step=2", "oracle_topk:k=5",
+    "permuted_block:block=4,segment=8,tau=0.6", "persistent_topk:k=6,layers=0,block=4",
+]  # fmt: skip
 MODELS = {"gqa": llama, "sliding layers": mistral, "gpt2": gpt2}
 
 
@@ -25,7 +40,7 @@ class Dense:
     """An observer that computes every number of every pattern with whole maps in float64."""
 
     def __init__(self, specs: list[str]) -> None:
-        self.patterns = [make(spec) for spec in specs]
+        self.patterns = {spec: make(spec) for spec in specs}
         self.rows: dict[tuple[str, int], dict[str, list[Tensor]]] = {}
         self.memory: dict[str, dict] = {}
 
@@ -35,13 +50,13 @@ class Dense:
         return Want(z=False)
 
     def update(self, call, attended) -> None:
-        for pattern in self.patterns:
-            self.one(pattern, call)
+        for spec, pattern in self.patterns.items():
+            self.one(spec, pattern, call)
 
-    def one(self, pattern, call) -> None:
+    def one(self, spec: str, pattern, call) -> None:
         scores, (batch, n_query, n_key) = call.scores, call.size
         heads, layout = call.n_heads, numbered(call)
-        site = Site(call.place.layer, self.memory.setdefault(pattern.name, {}))
+        site = Site(call.place.layer, self.memory.setdefault(spec, {}))
         kept = pattern.select(scores, layout, site).visible(layout, slice(0, n_query), slice(0, n_key), n_key)
         seen = visible(call)[:, None].expand(batch, heads, n_query, n_key)
         kept = seen & kept
@@ -49,7 +64,7 @@ class Dense:
         whole, whole_out = attend(s, seen, value, scores.sinks)
         _, part_out = attend(s, kept, value, scores.sinks)
         mass = whole.masked_fill(~kept, 0.0).sum(-1) / whole.sum(-1)
-        found = self.rows.setdefault((pattern.name, call.place.layer), {})
+        found = self.rows.setdefault((spec, call.place.layer), {})
         for row in range(batch):
             real = call.query_real[row]
             numbers = {
@@ -138,6 +153,13 @@ def test_every_number_is_that_of_dense_attention(name: str) -> None:
     for spec in SPECS:
         by_prompt = report.answer(f"{spec}/mass_kept").by_prompt
         np.testing.assert_allclose(by_prompt.values[1], alone[f"{spec}/mass_kept"].values, atol=1e-6)
+
+
+def test_every_pattern_of_the_table_is_priced_as_it_selects() -> None:
+    """One forward, every pattern at once, lists of keys by head and masks, and what one layer leaves to the next."""
+    assert {spec.partition(":")[0] for spec in EVERY} == set(PATTERNS)
+    report, dense = compared((llama(), letters()), TEXT, EVERY, [ids_of(TEXT)])
+    same(report, dense, EVERY)
 
 
 def test_learned_sinks_have_no_part_in_the_mass_but_in_the_output() -> None:
@@ -230,6 +252,49 @@ def test_a_memory_lasts_for_one_forward() -> None:
     kept = [sum(min(i + 1, count) for i in range(n)) / pairs for count in (2, 3)]
     by_prompt = report.answer("remembers/density").by_prompt.values
     np.testing.assert_allclose(by_prompt, np.array(kept)[None, :, None].repeat(2, 0).repeat(4, 2), atol=1e-12)
+
+
+TOKENS = repeated_tokens(12)
+
+
+def test_a_head_that_looks_far_loses_its_mass_under_local_patterns_and_a_local_one_does_not() -> None:
+    """Planted heads: what they keep is the share of rows whose one key is kept."""
+    kept = {
+        "sliding:window=4": lambda i, j: i - j < 4,
+        "sink_recent:sinks=1,recent=2": lambda i, j: i - j < 2 or j < 1,
+    }
+    for spec, keeps in kept.items():
+        fold = feed(PatternFold(spec, make(spec), Wholes()), [planted(TOKENS)], Feeding(pad=3))
+        found = {one.name: one.head_map.values[0] for one in answers_of(fold)}
+        for name, keys in targets(TOKENS).items():
+            share = np.mean([keeps(i, j) for i, j in enumerate(keys)])
+            assert found["mass_kept"][HEADS.index(name)] == pytest.approx(share, abs=1e-6)
+        assert found["mass_kept"][HEADS.index("induction")] < 0.6
+        assert found["mass_kept"][HEADS.index("local")] == 1
+        assert found["mass_kept_min"][HEADS.index("induction")] < 1e-6
+
+
+def test_a_retrieval_head_that_loses_is_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head that copies a needle from afar, on a model made of weights; without the scores nothing is said."""
+    filler = ["stone", "river", "cloud", "grass", "bird", "lamp", "door", "road"]
+    answer = ["amber", "kettle", "under", "violet", "bridge"]
+    order = np.random.default_rng(0).integers(0, len(filler), size=400)
+    hay = " ".join(filler[number] for number in order)
+    needle = Needle("vault", f"vault needs {' '.join(answer)}.", "?", " ".join(answer))
+    monkeypatch.setattr("probe.experiments.retrieval.haystack", lambda: hay)
+    monkeypatch.setattr("probe.prompts.haystacks.haystack", lambda: hay)
+    monkeypatch.setattr("probe.experiments.retrieval.needles", lambda: (needle,))
+    detection = "retrieval:lengths=60,depths=0.1,needles=1"
+    monkeypatch.setattr("probe.analysis.patterning.detection.DETECTION", detection)
+    model, text = copier([*filler, *answer, "vault", "needs", "."]), " ".join(filler * 4)
+    spec = "sliding:window=4"
+    report = probe.patterns(model, text, spec, retrieval=True)
+    assert report["retrieval"].values[1, 0] == 1
+    notes = report.answer(f"{spec}/mass_kept").notes
+    lost = 100 * (1 - float(report[f"{spec}/mass_kept"][1, 0]))
+    assert f"L1.H0 loses {lost:.0f} % under {spec}; it is a retrieval head" in notes
+    assert sum("retrieval head" in note for note in notes) == 1
+    assert not any("retrieval" in note for note in probe.patterns(model, text, spec).answers[1].notes)
 
 
 def test_an_interrupted_run_goes_on_with_the_prompts_that_are_left(tmp_path, monkeypatch) -> None:

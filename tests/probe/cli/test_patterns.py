@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import probe_kernels.select
 import pytest
 import small_models
 import tiny
@@ -14,7 +15,7 @@ from probe.cli import main
 from probe.report.pattern_costs import NUMBERS
 
 TEXT = "the quick brown fox jumps over the lazy dog."
-SPECS = ("sink_recent:sinks=2,recent=4", "pooled_topk:block=4,k=2")
+SPECS = ("sink_recent:recent=4", "pooled_topk:block=4,k=2")
 PATTERNS = [word for spec in SPECS for word in ("--pattern", spec)]
 
 
@@ -44,6 +45,7 @@ def test_json_holds_every_number_of_every_pattern(
     assert (found["schema"], found["tokens"], list(found["patterns"])) == (1, len(TEXT), list(SPECS))
     report = probe.patterns(folder, TEXT, SPECS)
     for spec, numbers in found["patterns"].items():
+        assert numbers["name"] == probe_kernels.select.make(spec).name
         for name in NUMBERS:
             one = numbers[name]
             assert (one["axes"], one["layers"]) == (["layer", "head"], [0, 1])

@@ -14,12 +14,18 @@ _CALL = 2**18  # pairs that cost what one more call costs
 def shared(visit: Visit, heads: int, kv_heads: int) -> tuple[Tensor, int]:
     """The index ``[b, L, blocks, width]`` without repeated lists, and their number L: 1, key heads or heads."""
     index = visit.index
-    if index.shape[1] == 1 or bool((index == index[:, :1]).all()):
+    if index.shape[1] == 1 or _alike(index):
         return index[:, :1], 1
     by_group = split(index, 1, kv_heads)
-    if bool((by_group == by_group[:, :, :1]).all()):
+    if _alike(by_group.flatten(0, 1)):
         return by_group[:, :, 0], kv_heads
     return index, heads
+
+
+def _alike(index: Tensor) -> bool:
+    """Whether all lists along axis 1 are the same; the last block tells most that are not."""
+    last = index[:, :, -1]
+    return bool((last == last[:, :1]).all()) and bool((index == index[:, :1]).all())
 
 
 def units(lists: Lists, index: Tensor, rows: int, table: int) -> Iterator[Unit]:
@@ -38,10 +44,11 @@ def units(lists: Lists, index: Tensor, rows: int, table: int) -> Iterator[Unit]:
 
 def _joined(index: Tensor) -> Iterator[tuple[int, int]]:
     """Runs of blocks, first and last, that have the same lists."""
-    same = (index[:, :, 1:] == index[:, :, :-1]).flatten(3).all(-1).all(1).all(0).tolist()
+    ends = index.amax(-1)  # most lists that differ end at different keys
+    same = (ends[..., 1:] == ends[..., :-1]).flatten(0, 1).all(0).tolist()
     first = 0
-    for block, goes_on in enumerate([*same, False]):
-        if not goes_on:
+    for block, maybe in enumerate([*same, False]):
+        if not (maybe and torch.equal(index[:, :, block], index[:, :, block + 1])):
             yield first, block
             first = block + 1
 

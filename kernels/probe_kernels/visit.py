@@ -1,6 +1,6 @@
 """Which keys each block of queries looks at: what a sparse pattern leaves of a call, key by key."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ class Visit:
 
     rows: int
     index: Tensor
+    in_order: bool = field(
+        default=False, repr=False, compare=False
+    )  # made here of a mask, so that nobody need look
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.index.ndim != 4:
@@ -35,7 +38,7 @@ class Visit:
                 f"a visit of shape {tuple(index.shape)} with {self.rows} rows to a block was given for {batch} "
                 f"sequences, {heads} heads and {n_query} queries; it needs [1 or {batch}, 1 or {heads}, {blocks}, width]"
             )
-        if index.numel() == 0:
+        if index.numel() == 0 or (self.in_order and int(index.max()) < n_key):
             return
         low, high = (int(one) for one in index.aminmax())
         if low < -1 or high >= n_key:
@@ -51,12 +54,12 @@ class Visit:
         """From kept blocks of `block` keys, bool ``[b, h, query blocks, key blocks]``."""
         keys = torch.arange(kept.shape[3] * block, device=kept.device)
         chosen = kept.repeat_interleave(block, dim=3) & (keys < n_key)
-        return Visit(rows, _listed(chosen, keys))
+        return Visit(rows, _listed(chosen, keys), in_order=True)
 
     @staticmethod
     def of_keys(kept: Tensor, rows: int) -> "Visit":
         """From kept keys, bool ``[b, h, query blocks, n_key]``."""
-        return Visit(rows, _listed(kept, torch.arange(kept.shape[3], device=kept.device)))
+        return Visit(rows, _listed(kept, torch.arange(kept.shape[3], device=kept.device)), in_order=True)
 
     def kept(self, blocks: slice, n_key: int) -> Tensor:
         """Bool ``[b, h, blocks, n_key]``: the keys that some blocks of queries look at."""

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from probe_kernels.fused import plan
 from probe_kernels.fused.attach import coarser
 from probe_kernels.fused.launch import RowAnswers
 from probe_kernels.fused.problem import Functional, as_int32, renumbered
@@ -60,7 +59,7 @@ def take_rows(out: Attended, answers: RowAnswers, names: tuple[Name, ...], want:
     if answers.top is not None:
         out.top_index = answers.top[0].long()
     if answers.table is not None:
-        out.table = coarser(answers.table, want.table // plan.table_keys(want.table))
+        out.table = coarser(answers.table, want.table // answers.table_keys)
     if answers.masses is not None:
         for asked, mass in zip(names, answers.masses[:, 0], strict=True):
             _take_mass(out, asked, mass, want)

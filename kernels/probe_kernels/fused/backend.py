@@ -13,9 +13,9 @@ from torch import Tensor
 
 from probe_kernels import by_heads, gradient, over_queries, sweep
 from probe_kernels.block import Inputs
-from probe_kernels.fused import asked, plan, visiting
+from probe_kernels.fused import asked, plan, portions, visiting
 from probe_kernels.fused.attach import joined, with_sink
-from probe_kernels.fused.launch import RowAnswers, RowLaunch, Visited, fresh, sweep_columns, sweep_rows
+from probe_kernels.fused.launch import RowAnswers, RowLaunch, Visited, fresh, sweep_columns
 from probe_kernels.fused.problem import Problem, prepared
 from probe_kernels.ledger import Ledger
 from probe_kernels.types import Attended, Edits, Layout, Scores, Want
@@ -113,7 +113,7 @@ def _rows(problem: Problem, launch: RowLaunch, visited: Visited | None) -> RowAn
         visited = Visited(problem.by_position, problem.ground.n_query)
     answers = fresh(problem, launch, splits)
     for part in _pieces(problem):
-        sweep_rows(part, launch, tiles, answers, visited)
+        portions.sweep(part, launch, tiles, answers, visited)
     return answers
 
 

@@ -62,6 +62,7 @@ class RowAnswers:
     top: Tensor | None  # int32
     table: Tensor | None  # [B, H, J, Q], shared by all splits
     masses: Tensor | None  # [functionals, splits, B, H, Q]
+    table_keys: int = 0  # keys per block of the table
 
     @property
     def blocks(self) -> int:
@@ -95,6 +96,7 @@ def fresh(problem: Problem, launch: RowLaunch, splits: int) -> RowAnswers:
         query.new_full(shape, -1, dtype=torch.int32) if launch.top else None,
         table,
         rows(launch.functionals, len(launch.functionals)),
+        launch.table,
     )
 
 

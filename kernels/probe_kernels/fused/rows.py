@@ -46,7 +46,7 @@ def tile_scores(
 @triton.jit
 def quick_log2(x, DOT: tl.constexpr):
     """log2 to 2^-22, in one instruction; float32 products also ask for a float32 logarithm."""
-    if DOT == tl.float32:  # also in the interpreter
+    if tl.float32 == DOT:  # the interpreter too
         return tl.log2(x)
     return libdevice.fast_log2f(x)
 

@@ -14,6 +14,8 @@ _CALL = 2**18  # pairs that cost what one more call costs
 def shared(visit: Visit, heads: int, kv_heads: int) -> tuple[Tensor, int]:
     """The index ``[b, L, blocks, width]`` without repeated lists, and their number L: 1, key heads or heads."""
     index = visit.index
+    if index.shape[3] == 0:
+        index = index.new_full((*index.shape[:3], 1), -1)
     if index.shape[1] == 1 or _alike(index):
         return index[:, :1], 1
     by_group = split(index, 1, kv_heads)
@@ -70,8 +72,6 @@ def _of_like_length(sizes: list[int], call: int) -> Iterator[tuple[list[int], in
 
 def _filled(index: Tensor) -> tuple[Tensor, Tensor | None]:
     """An index without -1, and what of it was listed."""
-    if index.shape[-1] == 0:
-        index = index.new_full((*index.shape[:-1], 1), -1)
     listed = index >= 0
     if bool(listed.all()):
         return index, None

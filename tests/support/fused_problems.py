@@ -88,17 +88,17 @@ def agrees(problem: Problem, want: Want, *, visit: Visit | None = None, times: f
 
 @contextmanager
 def poisoned_outputs(monkeypatch: Any) -> Iterator[list[str]]:
-    """While open, every answer but the table is full of NaN, and every index of nonsense, before a kernel starts."""
+    """While open, every answer that a kernel is to write is full of NaN, or of nonsense, before it starts.
+
+    Not the table: blocks that a row cannot reach are not visited at all.
+    """
     begin, started = launch.start, []
 
     def start(kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
         started.append(kernel.__name__)
         rows = kernel.__name__ == "attend_rows"
-        for number, out in enumerate(arguments[3] if rows else (arguments[4],)):
-            if rows and number == 6:  # blocks of the table that a row cannot reach are not visited at all
-                continue
-            if out.data_ptr() not in {one.data_ptr() for one in _read(arguments, rows)}:
-                out.fill_(torch.nan if out.is_floating_point() else 2**30)
+        for out in _written(arguments[3], arguments[4][5], options) if rows else (arguments[4],):
+            out.fill_(torch.nan if out.is_floating_point() else 2**30)
         begin(kernel, grid, *arguments, **options)
 
     with monkeypatch.context() as patch:
@@ -106,8 +106,14 @@ def poisoned_outputs(monkeypatch: Any) -> Iterator[list[str]]:
         yield started
 
 
-def _read(arguments: tuple[Any, ...], rows: bool) -> Iterator[Tensor]:
-    yield from arguments[0]
-    yield from arguments[1]
-    if not rows:
-        yield arguments[3]
+def _written(outputs: Any, position_steps: Any, options: dict[str, Any]) -> list[Tensor]:
+    """The answers that a launch over rows writes; five steps of positions come before those of its functionals."""
+    z, lse, entropy, square, top_p, top, _, masses = outputs
+    asked = {
+        "WANT_Z": (z,),
+        "ENTROPY": (entropy,),
+        "SQUARE": (square,),
+        "TOP": (top_p, top),
+    }
+    written = [out for flag, some in asked.items() if options[flag] for out in some]
+    return [lse, *written, *([masses] if len(position_steps) > 5 else [])]

@@ -9,6 +9,7 @@ from probe_kernels.mask import Mask, Predicate, Tile
 from probe_kernels.merge import merge
 from probe_kernels.pattern import pattern_block, score_block
 from probe_kernels.types import Attended, BlockEdit, Edits, Layout, Match, Scores, Want
+from probe_kernels.visit import Visit
 
 __all__ = [
     "Attended",
@@ -22,6 +23,7 @@ __all__ = [
     "Predicate",
     "Scores",
     "Tile",
+    "Visit",
     "Want",
     "attend",
     "backend_for",

@@ -7,7 +7,7 @@ import torch
 from attention_problems import MASKS, Problem, make_problem, problems, tolerance, want_all
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from probe_kernels import Attended, BlockEdit, Edits, Want, attend, sweep
+from probe_kernels import Attended, BlockEdit, Edits, Want, attend, merge, sweep
 from probe_kernels import sparse as torch_path
 from probe_kernels.testing import assert_attended_close, assert_close
 from probe_kernels.visit import Visit
@@ -172,3 +172,20 @@ def test_edits_and_rows_are_refused_by_name() -> None:
     assert attend(problem.scores, problem.layout, Want(), visit=visit, edits=nobody).z is not None
     with pytest.raises(ValueError, match=r"rows \['mine'\]"):
         attend(problem.scores, problem.layout, Want(rows={"mine": lambda p, _r, _k: p}), visit=visit)
+
+
+def test_attention_over_listed_and_other_keys_merges_to_the_whole() -> None:
+    """A visit and its complement are disjoint: the chain rule joins them, counts by head included."""
+    problem = make_problem(batch=2, mask="none")
+    kept = torch.rand(1, 4, 5, 20, generator=torch.Generator().manual_seed(0)) < 0.5
+    want = Want(lse=True, entropy=True, distance=True, visible=True)
+    parts = [
+        attend(problem.scores, problem.layout, want, visit=Visit.of_keys(one, 4)) for one in (kept, ~kept)
+    ]
+    whole = attend(problem.scores, problem.layout, want)
+    joined = merge(*parts)
+    for name in ("z", "lse", "entropy", "distance"):
+        assert_close(name, getattr(joined, name), getattr(whole, name))
+    assert joined.visible is not None
+    assert joined.visible.shape == (2, 4, 20)
+    assert (joined.visible == 20).all()

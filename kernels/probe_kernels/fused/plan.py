@@ -154,4 +154,4 @@ def portion(dtype: torch.dtype) -> int:
 def _widest(problem: Any) -> int:
     """Width of queries or of the part of the values that a launch sums up."""
     query, value = problem.scores.query, problem.scores.value
-    return max(query.shape[3], 0 if value is None else min(value.shape[3], portion(query.dtype)))
+    return max(int(query.shape[3]), 0 if value is None else min(int(value.shape[3]), portion(query.dtype)))

@@ -28,6 +28,6 @@ def grouped(functional: Functional) -> bool:
 def _shares(ids: Tensor, group: int, keys: int) -> Tensor:
     short = (0, -ids.shape[1] % keys)
     inside = ids == group
-    some = pad(inside, short).unflatten(1, (-1, keys)).any(2)
-    every = pad(inside, short, value=True).unflatten(1, (-1, keys)).all(2)
+    some = pad(inside, short).view(ids.shape[0], -1, keys).any(2)
+    every = pad(inside, short, value=True).view(ids.shape[0], -1, keys).all(2)
     return torch.where(every, 1, 2 * some).to(torch.int8)

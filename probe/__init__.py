@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probe.analysis.forecast import forecast
     from probe.analysis.generation import generate
     from probe.analysis.observe import observe
+    from probe.analysis.patterning.patterns import patterns
     from probe.analysis.scoring.score import score
     from probe.analysis.sweeping.sweep import sweep
     from probe.errors import ProbeError
@@ -37,8 +38,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "ablate", "analyze", "capture",
-    "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "score", "sweep",
-    "verify",
+    "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "patterns", "score",
+    "sweep", "verify",
 ]  # fmt: skip
 
 _WHERE = {
@@ -56,6 +57,7 @@ _WHERE = {
     "capture": "probe.analysis",
     "forecast": "probe.analysis",
     "generate": "probe.analysis",
+    "patterns": "probe.analysis.patterning",
     "score": "probe.analysis.scoring",
     "sweep": "probe.analysis.sweeping",
     "open_capture": "probe.analysis.captured",

@@ -8,6 +8,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
+# Triton settles when it is imported whether kernels are interpreted. Set it to 0 to test on a GPU instead.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import sys
 from collections.abc import Iterator

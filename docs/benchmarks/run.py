@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-ROWS = ("attention", "forward", "edit", "sweep", "eager", "lens", "memory", "long", "analyze")
+ROWS = ("attention", "sparse", "forward", "edit", "sweep", "eager", "lens", "memory", "long", "analyze")
 
 
 def measure(row: str, rounds: int) -> None:

@@ -26,24 +26,29 @@ class Edge:
     visible: Tensor
 
     @cached_property
+    def _rows(self) -> Tensor:
+        """`visible` without repeated rows: a view that is one row, expanded, is looked at once."""
+        return self.visible[:, :1] if self.visible.stride(1) == 0 else self.visible
+
+    @cached_property
     def hidden(self) -> Tensor:
         """The complement of `visible`."""
-        return ~self.visible
+        return (~self._rows).expand_as(self.visible)
 
     @cached_property
     def hidden_per_row(self) -> Tensor:
         """How many of these keys each row does not see, ``[b, rows]``."""
-        return self.hidden.sum(-1)
+        return (~self._rows).sum(-1).expand(self.visible.shape[:2])
 
     @cached_property
     def hidden_per_key(self) -> Tensor:
         """How many rows do not see each key, ``[b, keys]``."""
-        return self.hidden.sum(1)
+        return (~self._rows).sum(1) * (self.visible.shape[1] // self._rows.shape[1])
 
     @cached_property
     def wall(self) -> Tensor:
         """HIDDEN where hidden and 0 elsewhere, float32 ``[b, rows, keys]``, to be added to scores."""
-        return self.hidden.to(torch.float32).mul_(HIDDEN)
+        return (~self._rows).to(torch.float32).mul_(HIDDEN).expand(self.visible.shape)
 
     def at(self, keys: slice) -> "Edge":
         """The same edge at other keys; what was computed of it is kept."""
@@ -169,6 +174,11 @@ class Ground:
             shifts = {q - k for q, k in zip(self.query_start, self.key_start, strict=True)}
         return shifts.pop() if len(shifts) == 1 else None
 
+    @cached_property
+    def ascending(self) -> bool:
+        """Whether keys lie in order of position, no two of a sequence at the same one."""
+        return self.key_start is not None or bool((self.layout.key_pos.diff(dim=1) > 0).all())
+
     def chunks(self, size: int, align: int = 1) -> Iterator[Chunk]:
         """Chunks of `size` rows in order; the key range starts at a multiple of `align`."""
         for rows in self.runs(size):
@@ -195,7 +205,7 @@ class Ground:
     def _width(self, rows: slice) -> int:
         if self.key_start is None:
             return self.n_key
-        first, last = self.layout.mask.reach(*self._query_range(rows))
+        first, last = self.layout.mask.reach(*self.query_range(rows))
         lo, hi = max(first - max(self.key_start), 0), min(last - min(self.key_start) + 1, self.n_key)
         return max(hi - lo, 1)
 
@@ -236,7 +246,7 @@ class Ground:
 
     def _by_position(self, rows: slice, align: int) -> Chunk:
         starts = self.key_start or []
-        lo, hi = self._query_range(rows)
+        lo, hi = self.query_range(rows)
         first, last = self.layout.mask.reach(lo, hi)
         k0 = min(max(first - max(starts), 0), self.n_key - 1) // align * align
         k1 = max(min(last - min(starts) + 1, self.n_key), k0 + 1)
@@ -250,6 +260,47 @@ class Ground:
 
     def _made(self, rows: slice, keys: slice, edges: tuple[Edge, ...]) -> Chunk:
         return Chunk(rows, keys, edges, self.layout.key_pos.device)
+
+    def _certain(self, rows: slice, keys: slice) -> tuple[slice, Tensor, Tensor] | None:
+        """What positions alone tell: the keys in reach, which of them every row sees, and which would but for padding.
+
+        None where they tell nothing.
+        """
+        mask, pos = self.layout.mask, self.layout.key_pos[:, keys]
+        lo, hi = self.query_range(rows)
+        (first, last), (near, far) = mask.full(lo, hi), mask.reach(lo, hi)
+        if first > last:
+            return None
+        every, some = (pos >= first) & (pos <= last), (pos >= near) & (pos <= far)
+        inside = every
+        if self.key_real is not None:
+            real = self.key_real[:, keys]
+            every, some, inside = every & real, some & real, every | ~real
+        every, inside, found = every.all(0), inside.all(0), some.any(0).nonzero()
+        if found.numel() == 0 or not bool(every.any()):
+            return None
+        k0, k1 = int(found[0]), int(found[-1]) + 1
+        return slice(keys.start + k0, keys.start + k1), every[k0:k1], inside[k0:k1]
+
+    def _beside(self, rows: slice, keys: slice, every: Tensor, inside: Tensor, align: int) -> Chunk:
+        """A chunk whose mask is asked only where positions leave it open."""
+        k0 = keys.start // align * align
+        if k0 < keys.start:
+            every, inside = (
+                torch.nn.functional.pad(one, (keys.start - k0, 0), value=False) for one in (every, inside)
+            )
+        keys = slice(k0, keys.stop)
+        edges = []
+        for part in _stretches(every, keys):
+            for known, piece in _runs_of(inside[part.start - k0 : part.stop - k0], part):
+                seen: Tensor | None = None
+                if known and self.key_real is not None:
+                    seen = self.key_real[:, None, piece].expand(-1, rows.stop - rows.start, -1)
+                else:
+                    seen = self.tile(rows, piece)
+                if seen is not None and not bool(seen[:, :1].all() if seen.stride(1) == 0 else seen.all()):
+                    edges.append(Edge(piece, seen))
+        return self._made(rows, keys, tuple(edges))
 
     def _edge(self, rows: slice, keys: slice) -> Edge | None:
         """The edge at these keys; where only relative positions matter, a tile of the same place serves again."""
@@ -265,13 +316,16 @@ class Ground:
         found = self._facts.tiles[same]
         return None if found is None else found.at(keys)
 
-    def _query_range(self, rows: slice) -> tuple[int, int]:
+    def query_range(self, rows: slice) -> tuple[int, int]:
         if self.query_start is not None:
             return min(self.query_start) + rows.start, max(self.query_start) + rows.stop - 1
         low, high = torch.aminmax(self.layout.query_pos[:, rows])
         return int(low), int(high)
 
     def _by_search(self, rows: slice, keys: slice, align: int) -> Chunk:
+        sure = self._certain(rows, keys)
+        if sure is not None:
+            return self._beside(rows, *sure, align)
         seen = self.tile(rows, keys)
         if seen is None:
             return self._made(rows, keys, ())
@@ -287,8 +341,13 @@ class Ground:
 
 def _edges(seen: Tensor, keys: slice) -> Iterator[Edge]:
     """Neighbouring blocks of columns that are not fully visible, joined."""
+    for part in _stretches(seen.flatten(0, 1).all(0), keys):
+        yield Edge(part, seen[:, :, part.start - keys.start : part.stop - keys.start])
+
+
+def _stretches(every: Tensor, keys: slice) -> Iterator[slice]:
+    """Neighbouring blocks of keys, joined, in which not `every` one (bool ``[n]``) is seen by all rows."""
     n = keys.stop - keys.start
-    every = seen.flatten(0, 1).all(0)
     if n % _BLOCK:
         every = torch.nn.functional.pad(every, (0, _BLOCK - n % _BLOCK), value=True)
     flags = every.view(-1, _BLOCK).all(1).tolist()
@@ -297,9 +356,21 @@ def _edges(seen: Tensor, keys: slice) -> Iterator[Edge]:
         if not full and start is None:
             start = index * _BLOCK
         if full and start is not None:
-            stop = min(index * _BLOCK, n)
-            yield Edge(slice(keys.start + start, keys.start + stop), seen[:, :, start:stop])
+            yield slice(keys.start + start, keys.start + min(index * _BLOCK, n))
             start = None
+
+
+def _runs_of(flags: Tensor, keys: slice) -> Iterator[tuple[bool, slice]]:
+    """Blocks of keys joined while they agree whether every flag (bool ``[n]``) holds."""
+    n = keys.stop - keys.start
+    padded = torch.nn.functional.pad(flags, (0, -n % _BLOCK), value=True)
+    whole = padded.view(-1, _BLOCK).all(1).tolist()
+    start = 0
+    for index in range(1, len(whole) + 1):
+        if index == len(whole) or whole[index] != whole[start]:
+            stop = min(index * _BLOCK, n)
+            yield whole[start], slice(keys.start + start * _BLOCK, keys.start + stop)
+            start = index
 
 
 def _run(positions: Tensor) -> list[int] | None:

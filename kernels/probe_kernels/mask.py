@@ -31,6 +31,15 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Twin:
+    """A rule in a form that does not call torch: its kind, its numbers, and a table where it looks one up."""
+
+    kind: str
+    numbers: tuple[int, ...] = ()
+    table: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Predicate:
     """One rule: ``visible(tile) -> bool [b, rows, keys]``.
 
@@ -38,6 +47,8 @@ class Predicate:
     (None = unbounded), so that whole tiles are skipped without evaluating the rule. ``full(lo, hi)`` optionally
     bounds the key positions that every query at lo…hi sees, so that the rule is evaluated at the edges only.
     `relative` says that the rule depends on query_pos - key_pos alone, so that a tile serves all others alike.
+    ``touch(lo, hi, key_pos)`` optionally tells key by key (bool like key_pos) which keys queries at lo…hi may see,
+    where those lie apart and `reach` says little.
     """
 
     name: str
@@ -45,6 +56,15 @@ class Predicate:
     reach: Callable[[int, int], Span] | None = None
     full: Callable[[int, int], Span] | None = None
     relative: bool = False
+    twin: Twin | None = None
+    touch: Callable[[int, int, Tensor], Tensor] | None = None
+
+    def touched(self, lo: int, hi: int, key_pos: Tensor) -> Tensor:
+        """Bool like `key_pos`: the keys that some query at positions lo…hi may see; no other is seen."""
+        if self.touch is not None:
+            return self.touch(lo, hi, key_pos)
+        first_key, last_key = _span(self.reach, lo, hi, (-_FAR, _FAR))
+        return (key_pos >= first_key) & (key_pos <= last_key)
 
     def __repr__(self) -> str:
         return self.name
@@ -58,6 +78,7 @@ def causal() -> Predicate:
         lambda _lo, hi: (None, hi),
         lambda lo, _hi: (None, lo),
         relative=True,
+        twin=Twin("causal"),
     )
 
 
@@ -69,6 +90,31 @@ def within(window: int) -> Predicate:
         lambda lo, _hi: (lo - window + 1, None),
         lambda _lo, hi: (hi - window + 1, None),
         relative=True,
+        twin=Twin("within", (window,)),
+    )
+
+
+def near(window: int) -> Predicate:
+    """Keys at most `window` positions away, on either side of the query."""
+    return Predicate(
+        f"near({window})",
+        lambda t: (t.query_pos - t.key_pos).abs() <= window,
+        lambda lo, hi: (lo - window, hi + window),
+        lambda lo, hi: (hi - window, lo + window),
+        relative=True,
+        twin=Twin("near", (window,)),
+    )
+
+
+def every(stride: int) -> Predicate:
+    """Keys a multiple of `stride` positions away, the query itself among them; raises `ValueError` below 1."""
+    if stride < 1:
+        raise ValueError(f"every({stride}) was asked; give a stride of at least 1")
+    return Predicate(
+        f"every({stride})",
+        lambda t: (t.query_pos - t.key_pos) % stride == 0,
+        relative=True,
+        twin=Twin("every", (stride,)),
     )
 
 
@@ -82,6 +128,7 @@ def same_chunk(size: int) -> Predicate:
         ),
         lambda lo, hi: (lo // size * size, hi // size * size + size - 1),
         lambda lo, hi: (hi // size * size, lo // size * size + size - 1),
+        twin=Twin("same_chunk", (size,)),
     )
 
 
@@ -95,7 +142,31 @@ def same_segment() -> Predicate:
             )
         return (t.key_segment == t.query_segment) & (t.key_segment >= 0)
 
-    return Predicate("same_segment", visible)
+    return Predicate("same_segment", visible, twin=Twin("same_segment"))
+
+
+def adjacent(table: Tensor) -> Predicate:
+    """Keys of segments that the query's segment is shown: bool ``table [query segment, key segment]``.
+
+    A segment that the table does not have, -1 among them, sees nothing and is seen by nobody.
+
+    Raises:
+        ValueError: a table that is not square.
+    """
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or not table.numel():
+        raise ValueError(
+            f"adjacent() was given a table of shape {tuple(table.shape)}; give one row and one column per segment"
+        )
+    shown, size = table.bool(), table.shape[0]
+
+    def visible(t: Tile) -> Tensor:
+        if t.query_segment is None or t.key_segment is None:
+            raise ValueError("adjacent() needs a Layout with query_segment and key_segment; none were given")
+        a, b = t.query_segment.long(), t.key_segment.long()
+        known = (a >= 0) & (a < size) & (b >= 0) & (b < size)
+        return known & shown.to(a.device)[a.clamp(0, size - 1), b.clamp(0, size - 1)]
+
+    return Predicate("adjacent", visible, twin=Twin("adjacent", (size,), shown))
 
 
 def first(count: int) -> Predicate:
@@ -105,7 +176,55 @@ def first(count: int) -> Predicate:
         lambda t: t.key_pos < count,
         lambda _lo, _hi: (None, count - 1),
         lambda _lo, _hi: (None, count - 1),
+        twin=Twin("first", (count,)),
     )
+
+
+def at_every(stride: int) -> Predicate:
+    """Keys at positions that are a multiple of `stride`, from any query; raises `ValueError` below 1."""
+    if stride < 1:
+        raise ValueError(f"at_every({stride}) was asked; give a stride of at least 1")
+    return Predicate(
+        f"at_every({stride})",
+        lambda t: (t.key_pos % stride == 0) & (t.query_pos == t.query_pos),
+        twin=Twin("at_every", (stride,)),
+        touch=lambda _lo, _hi, key_pos: key_pos % stride == 0,
+    )
+
+
+def power_of_two(block: int = 1, local: int = 1) -> Predicate:
+    """Keys whose block of `block` positions is fewer than `local` blocks, or a power of two of them, from the query's.
+
+    Distances count on both sides, the query's own block is 0 away. PowerAttention (arXiv 2503.03588). Raises
+    `ValueError` below 1.
+    """
+    if block < 1 or local < 1:
+        raise ValueError(
+            f"power_of_two({block}, {local}) was asked; give blocks of at least 1, and at least 1 of them"
+        )
+
+    def visible(t: Tile) -> Tensor:
+        far = (_cell(t.query_pos, block) - _cell(t.key_pos, block)).abs()
+        return (far < local) | ((far & (far - 1)) == 0)
+
+    def touch(lo: int, hi: int, key_pos: Tensor) -> Tensor:
+        at, low, high = _cell(key_pos, block), lo // block, hi // block
+        seen = (at > low - local) & (at < high + local)
+        for step in (2**power for power in range(62)):
+            if step > max(high - int(at.min()), int(at.max()) - low):
+                break
+            seen = (
+                seen | ((at >= low - step) & (at <= high - step)) | ((at >= low + step) & (at <= high + step))
+            )
+        return seen
+
+    return Predicate(
+        f"power_of_two({block}, {local})", visible, twin=Twin("power_of_two", (block, local)), touch=touch
+    )
+
+
+def _cell(positions: Tensor, block: int) -> Tensor:
+    return torch.div(positions, block, rounding_mode="floor")
 
 
 def dense(visible: Tensor) -> Predicate:
@@ -161,6 +280,16 @@ class Mask:
             each = [_span(predicate.full, lo, hi, _NOWHERE) for predicate in self.any_of]
             span = _meet(span, max(each, key=lambda one: one[1] - one[0]))
         return span
+
+    def touched(self, lo: int, hi: int, key_pos: Tensor) -> Tensor:
+        """Bool like `key_pos`: the keys that some query at positions lo…hi may see; no other is seen."""
+        seen = torch.ones_like(key_pos, dtype=torch.bool)
+        for predicate in self.all_of:
+            seen = seen & predicate.touched(lo, hi, key_pos)
+        if self.any_of:
+            some = [predicate.touched(lo, hi, key_pos) for predicate in self.any_of]
+            seen = seen & torch.stack(some).any(0)
+        return seen
 
     @property
     def relative(self) -> bool:

@@ -32,7 +32,9 @@ def merge(a: Attended, b: Attended) -> Attended:
     out.entropy = _entropy(a, b, weights)
     _top(out, a, b, weights)
     if a.visible is not None and b.visible is not None:
-        out.visible = a.visible + b.visible
+        by_head = a.visible.ndim == 3 or b.visible.ndim == 3
+        left, right = _by_head(a.visible), _by_head(b.visible)
+        out.visible = left + right if by_head else a.visible + b.visible
     for name in ("offsets", "matches", "key_groups", "parts"):
         setattr(out, name, _mix_each(getattr(a, name), getattr(b, name), weights, name))
     out.first = {n: _first(n, a, b, weights) for n in a.first if n in b.first}
@@ -114,12 +116,17 @@ def _top(out: Attended, a: Attended, b: Attended, weights: tuple[Tensor, Tensor]
     out.top_index = torch.where(left >= right, torch.where(left > 0, a.top_index, -1), other)
 
 
+def _by_head(visible: Tensor) -> Tensor:
+    """Visible keys ``[B, h, Q]``; under a visit heads may differ."""
+    return visible if visible.ndim == 3 else visible[:, None]
+
+
 def _first(n: int, a: Attended, b: Attended, weights: tuple[Tensor, Tensor]) -> Tensor:
     """The first n of `a`, and where a row saw only m < n keys of a, b's first n - m."""
     if a.visible is None:
         raise ValueError("merging `first` needs the number of visible keys; attend with Want(visible=True)")
     mass = _scaled(weights[0], a.first[n])
-    seen = a.visible[:, None].expand_as(mass)
+    seen = _by_head(a.visible).expand_as(mass)
     for short in torch.unique(n - seen[seen < n]).tolist():
         if short not in b.first:
             raise ValueError(f"merging first={n} needs first={short} of the later keys too; want it there")

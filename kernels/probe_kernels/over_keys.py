@@ -119,7 +119,7 @@ def gap(ledger: Ledger, chunk: Chunk) -> Tensor:
 
 def first(ledger: Ledger, block: Block) -> None:
     """Mass on the first n visible keys."""
-    key_pos = None if ledger.ground.key_start is not None else ledger.ground.layout.key_pos
+    key_pos = None if ledger.ground.ascending else ledger.ground.layout.key_pos
     for n, mass in first_masses(block, ledger.want.first, key_pos).items():
         ledger.out.first[n][place(block)] = mass
 
@@ -138,8 +138,21 @@ def offsets(ledger: Ledger, block: Block) -> None:
             continue
         query = at(ground.layout.query_pos, block.batch)[:, chunk.rows]
         key = at(ground.layout.key_pos, block.batch)[:, chunk.keys]
+        if ground.ascending:
+            out[place(block)] = _at_places(block.p, key, query - offset)
+            continue
         hit = (key[:, None, :] == (query - offset)[:, :, None])[:, None]
         out[place(block)] = torch.where(hit, block.p, 0.0).sum(-1)
+
+
+def _at_places(p: Tensor, key: Tensor, wanted: Tensor) -> Tensor:
+    """Each row's probability of the key at its wanted position, 0 where there is none; keys ascend."""
+    size = max(key.shape[0], wanted.shape[0])
+    key, wanted = key.expand(size, -1).contiguous(), wanted.expand(size, -1).contiguous()
+    index = torch.searchsorted(key, wanted).clamp_max(key.shape[1] - 1)
+    hit = key.gather(1, index) == wanted
+    found = p.gather(3, index[:, None, :, None].expand(*p.shape[:3], 1))[..., 0]
+    return torch.where(hit[:, None], found, 0.0)
 
 
 def matches(ledger: Ledger, block: Block) -> None:

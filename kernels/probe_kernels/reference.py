@@ -5,15 +5,18 @@ from torch import Tensor
 
 from probe_kernels.mask import Tile
 from probe_kernels.types import Attended, BlockEdit, Edits, Layout, Scores, Want
+from probe_kernels.visit import Visit
 
 
-def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = None) -> Attended:
+def attend(
+    scores: Scores, layout: Layout, want: Want, edits: Edits | None = None, *, visit: Visit | None = None
+) -> Attended:
     """Attention and its statistics from the dense pattern in float64; see `probe_kernels.attend`."""
     edits = edits or Edits()
-    seen = visible(layout, scores)
+    seen = _narrowed(visible(layout, scores), visit)
     s = dense_scores(scores, layout, seen)
     for edit in edits.scores:
-        s = _edited(s, edit).masked_fill(~seen[:, None], -torch.inf)
+        s = _edited(s, edit).masked_fill(~seen, -torch.inf)
     lse = torch.logsumexp(s, dim=-1)
     sink_mass = None
     if scores.sinks is not None:
@@ -26,7 +29,8 @@ def attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None = Non
         p = _edited(p, edit)
         sink_mass = _edited_sinks(sink_mass, edit)
     plain = Want(**{**vars(want), "lse": False, "table": 0})
-    out = statistics(p, layout, plain, scores.value if want.z or want.parts else None, sink_mass=sink_mass)
+    value = scores.value if want.z or want.parts else None
+    out = statistics(p, layout, plain, value, sink_mass=sink_mass, visit=visit)
     out.sink_mass = None if sink_mass is None else sink_mass.float()
     out.lse = lse.float() if want.lse else None
     if want.table:
@@ -60,10 +64,12 @@ def statistics(
     value: Tensor | None = None,
     *,
     sink_mass: Tensor | None = None,
+    visit: Visit | None = None,
 ) -> Attended:
     """The wanted statistics of a pattern ``[B, H, Q, K]`` that somebody else made, for instance eager weights.
 
-    Rows may sum to less than one; `sink_mass` ``[B, H, Q]`` counts as one more outcome in the entropy.
+    Rows may sum to less than one; `sink_mass` ``[B, H, Q]`` counts as one more outcome in the entropy. What `visit`
+    hides does not count as visible.
 
     Raises:
         ValueError: lse or the block-LSE table was wanted (a pattern does not tell them), or z without a value.
@@ -75,7 +81,7 @@ def statistics(
     if (want.z or want.parts) and value is None:
         raise ValueError("z or parts were wanted, but there is no value; give a value or want neither")
     p = pattern.double()
-    seen = _visible(layout, p.shape[0], p.shape[2], p.shape[3])
+    seen = _narrowed(_visible(layout, p.shape[0], p.shape[2], p.shape[3]), visit)
     out = Attended(n_keys=p.shape[3])
     _rows(out, p, layout, want, seen)
     if want.entropy:
@@ -111,8 +117,23 @@ def _visible(layout: Layout, batch: int, n_query: int, n_key: int) -> Tensor:
     return seen.expand(batch, n_query, n_key)
 
 
+def _narrowed(seen: Tensor, visit: Visit | None) -> Tensor:
+    """Bool ``[B, h, Q, K]``: what mask and visit show together; h is 1 where all heads see alike."""
+    seen = seen[:, None]
+    if visit is None:
+        return seen
+    n_query, n_key = seen.shape[2:]
+    return seen & visit.visible(slice(0, n_query), slice(0, n_key), n_key)
+
+
+def _alike(count: Tensor) -> Tensor:
+    """A count ``[B, h, n]`` without its axis of heads where they all see alike."""
+    return count[:, 0] if count.shape[1] == 1 else count
+
+
 def dense_scores(scores: Scores, layout: Layout, seen: Tensor) -> Tensor:
-    """Scores in float64, ``[B, H, Q, K]``, -inf where hidden."""
+    """Scores in float64, ``[B, H, Q, K]``, -inf where hidden; ``seen [B, Q, K]`` or ``[B, h, Q, K]``."""
+    seen = seen if seen.ndim == 4 else seen[:, None]
     q, k = scores.query.double(), scores.key.double()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     s = scores.scale * torch.matmul(q, k.transpose(-1, -2))
@@ -123,13 +144,13 @@ def dense_scores(scores: Scores, layout: Layout, seen: Tensor) -> Tensor:
     if scores.alibi is not None:
         gap = layout.query_pos[:, None, :, None] - layout.key_pos[:, None, None, :]
         s = s - scores.alibi.double()[None, :, None, None] * gap
-    return s.masked_fill(~seen[:, None] | (s <= -1e30), -torch.inf)
+    return s.masked_fill(~seen | (s <= -1e30), -torch.inf)
 
 
 def _rows(out: Attended, p: Tensor, layout: Layout, want: Want, seen: Tensor) -> None:
     gap = layout.query_pos[:, :, None] - layout.key_pos[:, None, :]
     if want.visible:
-        out.visible = seen.sum(-1)
+        out.visible = _alike(seen.sum(-1))
     if want.square:
         out.square = p.square().sum(-1)
     if want.top:
@@ -144,8 +165,8 @@ def _rows(out: Attended, p: Tensor, layout: Layout, want: Want, seen: Tensor) ->
     for n in want.first:
         # A key is among the first n if fewer than n visible keys come before it.
         earlier = (rank[:, :, None] < rank[:, None, :]).double()  # [B, key, key]
-        among = torch.matmul(seen.double(), earlier) < n
-        out.first[n] = (p * (among & seen)[:, None]).sum(-1)
+        among = torch.matmul(seen.double(), earlier[:, None]) < n
+        out.first[n] = (p * (among & seen)).sum(-1)
     for offset in want.offsets:
         out.offsets[offset] = (p * (gap == offset)[:, None]).sum(-1)
     for name, match in want.matches.items():
@@ -160,15 +181,15 @@ def _columns(out: Attended, p: Tensor, layout: Layout, want: Want, seen: Tensor)
     real = layout.query_real
     if real is None:
         real = torch.ones(1, p.shape[2], dtype=torch.bool, device=p.device)
-    counted = seen & real[:, :, None]
+    counted = seen & real[:, None, :, None]
     p = p.masked_fill(~real[:, None, :, None], 0.0)
     gap = layout.query_pos[:, :, None] - layout.key_pos[:, None, :]
     if want.column:
-        out.column, out.seen_by = p.sum(2), counted.sum(1)
+        out.column, out.seen_by = p.sum(2), _alike(counted.sum(2))
     for lo, hi in want.bands:
-        inside = (gap >= lo) & (gap <= hi)
-        out.bands[lo, hi] = (p * inside[:, None]).sum(2)
-        out.band_seen_by[lo, hi] = (counted & inside).sum(1)
+        inside = ((gap >= lo) & (gap <= hi))[:, None]
+        out.bands[lo, hi] = (p * inside).sum(2)
+        out.band_seen_by[lo, hi] = _alike((counted & inside).sum(2))
     for name, labels in want.query_groups.items():
         groups = [(p * (labels == g)[:, None, :, None]).sum(2) for g in range(_size(labels))]
         out.query_groups[name] = (
@@ -194,7 +215,7 @@ def _weigh(p: Tensor, v: Tensor, seen: Tensor) -> Tensor:
     """Σ p v, where a value that is not finite reaches (as NaN) only the rows that see its key."""
     bad = ~v.isfinite()
     z = torch.matmul(p, v.masked_fill(bad, 0.0))
-    met = seen[:, None] | (p != 0)
+    met = seen | (p != 0)
     return z.masked_fill(torch.matmul(met.double(), bad.double()) > 0, torch.nan)
 
 

@@ -57,25 +57,38 @@ def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_l
     if edits is None and gradient.needed(scores):
         if want.z:
             ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
-            z = gradient.z_with_gradient(Inputs.of(scores), ground, _rows_at_once(scores))
+            z = gradient.z_with_gradient(Inputs.of(scores), ground, rows_at_once(scores))
         scores, want = gradient.detached(scores), replace(want, z=False)
     inputs = Inputs.of(scores)
     ground = Ground(layout, scores.query.shape[2], scores.key.shape[2])
     ledger = Ledger(scores, ground, want, inputs.dtype)
     if n_lanes is None:
-        n_lanes = lanes.count() if edits is None and _suits_lanes(inputs, want) else 0
+        n_lanes = lanes.count() if edits is None and suits_lanes(inputs, want) else 0
     own = _in_lanes(inputs, ledger, n_lanes) if n_lanes else _plain(inputs, ledger, edits)
     out = ledger.close()
     out.z = own if z is None else z
     return out
 
 
-def _rows_at_once(scores: Scores) -> int:
+def rows_at_once(scores: Scores) -> int:
     batch, heads = scores.query.shape[:2]
     return max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
 
 
-def _suits_lanes(inputs: Inputs, want: Want) -> bool:
+def one_lane(scores: Scores, layout: Layout, want: Want) -> Attended:
+    """The same sweep in the lane of the caller, who has made sure that every number is finite."""
+    inputs = Inputs.of(scores)
+    ledger = Ledger(scores, Ground(layout, scores.query.shape[2], scores.key.shape[2]), want, inputs.dtype)
+    z = _room_for_z(inputs, want)
+    cuts = ledger.ground.cuts(_LANE_NUMBERS // inputs.group, _most_rows(inputs), _least_rows(inputs))
+    Lane(inputs, ledger, z, _LANE_NUMBERS).run(cuts)
+    out = ledger.close()
+    out.z = z
+    return out
+
+
+def suits_lanes(inputs: Inputs, want: Want) -> bool:
+    """Whether lanes would be quicker and can be used: a large call on a CPU whose numbers are finite."""
     scores = inputs.scores
     if want.rows or not _is_large(scores):
         return False
@@ -92,13 +105,9 @@ def _is_large(scores: Scores) -> bool:
 
 
 def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
-    query, value, group = inputs.scores.query, inputs.scores.value, inputs.group
-    batch, heads, n, _ = query.shape
-    z = None
-    if ledger.want.z and value is not None:
-        z = value.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
-    most = max(16, min(_LANE_ROWS, 4 * _LANE_ROWS // group, n // _LANE_CHUNKS) // 16 * 16)
-    cuts = ledger.ground.cuts(_LANE_NUMBERS // group, most, least=-(-_LANE_STACK // group))
+    z = _room_for_z(inputs, ledger.want)
+    most = min(_most_rows(inputs), max(16, inputs.scores.query.shape[2] // _LANE_CHUNKS // 16 * 16))
+    cuts = ledger.ground.cuts(_LANE_NUMBERS // inputs.group, most, _least_rows(inputs))
     n_lanes = min(n_lanes, len(cuts))
     ledgers = [ledger, *(ledger.sibling() for _ in range(n_lanes - 1))]
     turns = [
@@ -115,11 +124,27 @@ def _in_lanes(inputs: Inputs, ledger: Ledger, n_lanes: int) -> Tensor | None:
     return z
 
 
+def _room_for_z(inputs: Inputs, want: Want) -> Tensor | None:
+    value = inputs.scores.value
+    if not want.z or value is None:
+        return None
+    batch, heads, n, _ = inputs.scores.query.shape
+    return value.new_empty(batch, n, heads, value.shape[-1]).transpose(1, 2)
+
+
+def _most_rows(inputs: Inputs) -> int:
+    return max(16, min(_LANE_ROWS, 4 * _LANE_ROWS // inputs.group) // 16 * 16)
+
+
+def _least_rows(inputs: Inputs) -> int:
+    return -(-_LANE_STACK // inputs.group)
+
+
 def _plain(inputs: Inputs, ledger: Ledger, edits: Edits | None) -> Tensor | None:
     """Chunk after chunk, every head at once; with edits, z may be followed to whatever they hold."""
     followed = torch.is_grad_enabled() and ledger.want.z and edits is not None
     zs: list[Tensor | None] = []
-    for rows in ledger.ground.runs(_rows_at_once(inputs.scores)):
+    for rows in ledger.ground.runs(rows_at_once(inputs.scores)):
         step = partial(_step, inputs, ledger, rows, edits or Edits(), [])
         # Autograd would keep every block; it is given the rows to do again instead.
         zs.append(checkpoint(step, use_reentrant=False) if followed else step())

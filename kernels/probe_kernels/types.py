@@ -127,7 +127,9 @@ _WANTS = tuple(one.name for one in fields(Want))
 class Attended:
     """z and the wanted statistics, float32 (z in the value's dtype); a field that was not wanted is None or missing.
 
-    Rows that see no key: z = 0, lse = -inf, entropy = 0, every mass 0, top_index = -1.
+    Rows that see no key: z = 0, lse = -inf, entropy = 0, every mass 0, top_index = -1. Counts are the same for all
+    heads and have no axis for them, unless a visit differs by head: then visible is ``[B, H, Q]``, seen_by and
+    band_seen_by ``[B, H, K]``.
     """
 
     z: Tensor | None = None  # [B, H, Q, Dv]

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from probe_kernels import BackendError, attend
-from probe_kernels.mask import Mask
-from probe_kernels.types import Layout, Scores, Want
+from probe_kernels import BackendError, backend_for, chosen_backend
+from probe_kernels.types import Scores, Want
 
 from probe.errors import UsageError
 from probe.experiments import EXPERIMENTS, Experiment
 from probe.metrics.base import Metric
 from probe.metrics.making import make, names, parameters
 from probe.metrics.table import METRICS
+from probe.models import LoadedModel
 from probe.terms import DEFAULT_METRICS
 
 
@@ -60,12 +60,17 @@ def choose(metrics: object) -> Choice:
     return Choice(tuple(one for one in made if not _is_experiment(one)), experiments, notes)
 
 
-def check_backend(kernels: str | None) -> None:
-    """Raise `UsageError` where the kernels' backend that was asked does not exist or cannot serve."""
-    one = torch.zeros(1, 1, 1, 1)
-    at = torch.zeros(1, 1, dtype=torch.int64)
+def check_backend(kernels: str | None, loaded: LoadedModel | None = None) -> None:
+    """Raise `UsageError` where the backend that was asked does not exist or cannot serve the model.
+
+    Before a model is loaded, only its name is checked.
+    """
     try:
-        attend(Scores(one, one, one, 1.0), Layout(Mask(), at, at), Want(), backend=kernels)
+        chosen_backend(kernels)
+        if loaded is not None:
+            dtype = next((p.dtype for p in loaded.model.parameters() if p.is_floating_point()), None)
+            one = torch.zeros(1, 1, 1, 1, dtype=dtype, device=loaded.device)
+            backend_for(Scores(one, one, one, 1.0), Want(), kernels)
     except BackendError as error:
         raise UsageError(str(error)) from error
 

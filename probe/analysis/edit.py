@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from probe.analysis.choice import check_backend
 from probe.analysis.ready import check_interventions, ready, require_edited, require_effect
 from probe.errors import UsageError
 from probe.models import as_loaded
@@ -42,7 +43,9 @@ def edit(
     edits = check_interventions(interventions)
     if not edits:
         raise UsageError("an edit without interventions was asked; give at least one")
+    check_backend(kernels)
     loaded = as_loaded(model)
+    check_backend(kernels, loaded)
     edits = ready(edits, loaded, prompts)
     with Session(loaded.model, (), edits, kernels=kernels) as session:
         if prompts is not None:

@@ -126,7 +126,8 @@ class Run:
         provenance = Provenance(
             model=model_record(self.loaded),
             mode=self.session.mode,
-            kernels=chosen_backend(self.session.kernels),
+            kernels="+".join(self.session.backends)
+            or chosen_backend(self.session.kernels, self.loaded.device),
             logit_drift=drift_of(self.loaded.model, self.session.mode),
             tokens=sum(self._tally.tokens.values()),
             prompts=len(self._tally.tokens),
@@ -260,6 +261,7 @@ def observe(
         raise UsageError("keep='qk' was asked with an intervention that edits scores; use keep='map'")
     check_backend(kernels)
     loaded = as_loaded(model)
+    check_backend(kernels, loaded)
     edits = ready(edits, loaded, prompts)
     if mode == "fused":
         verify_on_first_use(loaded.model)

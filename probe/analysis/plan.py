@@ -66,6 +66,7 @@ def prepare(
     if options.folder is not None:
         check_output(options.folder)
     loaded = load(model, device=options.device, dtype=options.dtype)
+    check_backend(options.kernels, loaded)
     if not places(loaded.model):
         raise UsageError(f"{loaded.name} was asked; it has no attention layers: give a transformer")
     inputs = read_inputs(prompts, loaded, options)

@@ -47,7 +47,7 @@ def make_report(plan: Plan, outcome: Outcome) -> Report:
     notes = [*about_inputs, *plan.loaded.notes, *plan.choice.notes, *found.notes, *outcome.notes]
     if options.deterministic:
         notes.append(determinism_note())
-    if plan.loaded.device.type == "cuda" and chosen_backend(options.kernels) == "torch":
+    if plan.loaded.device.type == "cuda" and "torch" in found.backends:
         notes.append(
             "statistics on CUDA were computed by the blocked torch backend, without kernels of its own"
         )
@@ -57,7 +57,7 @@ def make_report(plan: Plan, outcome: Outcome) -> Report:
     provenance = Provenance(
         model=model_record(plan.loaded),
         mode=found.mode or options.mode,
-        kernels=chosen_backend(options.kernels),
+        kernels="+".join(sorted(found.backends)) or chosen_backend(options.kernels, plan.loaded.device),
         tokens=counts.tokens,
         prompts=counts.prompts,
         seed=options.seed,

@@ -29,16 +29,19 @@ class Found:
     fallback: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     finished: dict[str, int] = field(default_factory=dict)  # sequences per tower
+    backends: list[str] = field(default_factory=list)
 
     def add(self, noted: dict[str, Any]) -> None:
         """Take what one batch noted, from this run or from one before."""
         self.finished = noted["finished"]
-        self.merge(Found(noted["mode"], noted["unseen"], noted["fallback"], noted["notes"]))
+        said = Found(noted["mode"], noted["unseen"], noted["fallback"], noted["notes"])
+        said.backends = noted.get("backends", [])
+        self.merge(said)
 
     def merge(self, other: "Found") -> None:
         """Take what another session said, each line once."""
         self.mode = self.mode or other.mode
-        for name in ("unseen", "fallback", "notes"):
+        for name in ("unseen", "fallback", "notes", "backends"):
             known: list[str] = getattr(self, name)
             known += [line for line in getattr(other, name) if line not in known]
 
@@ -143,6 +146,7 @@ class Sweep:
             "fallback": session.fallback_layers,
             "notes": session.notes,
             "finished": self.numbering.next,
+            "backends": session.backends,
         }
         if store is not None:
             store.save(number, self.metrics, noted)

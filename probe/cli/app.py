@@ -13,6 +13,7 @@ from probe.cli.generate import generate
 from probe.cli.interventions import interventions
 from probe.cli.metrics import metrics
 from probe.cli.outcome import Runnable
+from probe.cli.patterns import patterns
 from probe.cli.score import score
 from probe.cli.show import show
 from probe.cli.sweep import sweep
@@ -44,6 +45,6 @@ def command() -> Runnable:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for function in (analyze, ablate, sweep, score, generate, show, metrics, interventions, fetch):
+    for function in (analyze, ablate, sweep, patterns, score, generate, show, metrics, interventions, fetch):
         app.command()(function)
     return typer.main.get_command(app)

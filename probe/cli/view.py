@@ -34,13 +34,14 @@ def print_json(found: dict[str, Any]) -> None:
 
 def show_report(report: Report, out: Console) -> None:
     """Print a whole report."""
-    _header(report.provenance, out)
+    show_header(report.provenance, out)
     for key, answer in zip(report.keys(), report.answers, strict=True):
         out.print()
         _answer(key, answer, out)
 
 
-def _header(provenance: Provenance, out: Console) -> None:
+def show_header(provenance: Provenance, out: Console) -> None:
+    """Print what was run: model, tokens, prompts, and notes on the whole run."""
     facts = [f"{provenance.tokens} tokens", f"{provenance.prompts} prompts", f"mode {provenance.mode}"]
     if provenance.prompts == 1:
         facts[1] = "1 prompt"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import xarray as xr
+from torch import Tensor
 
 from probe.errors import MetricError
 from probe.metrics.base import Cell, Metric
@@ -79,11 +80,27 @@ class _Tower:
         return total, weight
 
     def pooled(self, metric: Metric, prompts: Iterable[int]) -> Grid:
-        """Σ totals / Σ weights over prompts, per head, after the metric's last step."""
+        """Σ totals / Σ weights over prompts, per head, after the metric's last step.
+
+        A metric with a method ``pool(cells) -> [head]`` answers itself from all the cells of a layer.
+        """
+        pool: Callable[[list[Cell]], Tensor] | None = getattr(metric, "pool", None)
+        if pool is not None:
+            return self._from_cells(pool, prompts)
         total, weight = self.sums(metric, prompts)
         ratio = np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
         finish: Callable[[Grid], Grid] = getattr(metric, "finish", lambda values: values)
         return finish(ratio)
+
+    def _from_cells(self, pool: Callable[[list[Cell]], Tensor], prompts: Iterable[int]) -> Grid:
+        cells: dict[int, list[Cell]] = {}
+        for row, cell in self.applicable(prompts):
+            cells.setdefault(row, []).append(cell)
+        grid = np.full((len(self.layers), max(self.n_heads)), np.nan)
+        for row, found in cells.items():
+            values = pool(found).numpy()
+            grid[row, : len(values)] = values
+        return grid
 
 
 def _answer(metric: Metric, tower: _Tower, by_prompt: bool, tokens: bool) -> Answer:

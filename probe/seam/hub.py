@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from probe_kernels import attend, pattern_block
+from probe_kernels import attend, backend_for, pattern_block
 from probe_kernels.types import Attended, BlockEdit, Edits, Want
 from torch import Tensor, nn
 
@@ -59,6 +59,7 @@ class Hub:
         self.mode = ""
         self.census: Counter[str] = Counter()
         self.ran: set[str] = set()  # attention modules whose forward began
+        self.backends: set[str] = set()  # who computed
         self.fallback: Fallback | None = None
         self._names: dict[int, str] = {}
         self._modules = attention_modules(model)
@@ -340,6 +341,7 @@ def fused_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tenso
             f"{call.place.module}: an intervention took the scores out of the call"
         )
     want = replace(hub.want(call), z=True)
+    hub.backends.add(backend_for(call.scores, want, hub.kernels))
     attended = attend(call.scores, call.layout, want, edits=edits, backend=hub.kernels)
     attended = hub.edit_attended(call, attended)
     hub.tell(call, attended)
@@ -370,6 +372,7 @@ def shadow_attention(
         want = replace(hub.want(call), z=False)
         attended = Attended()
         if call.scores is not None and want != Want(z=False):
+            hub.backends.add(backend_for(call.scores, want, hub.kernels))
             attended = attend(call.scores, call.layout, want, backend=hub.kernels)
         attended.z = out[0].detach().transpose(1, 2)
         hub.tell(call, attended)

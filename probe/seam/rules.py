@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from probe_kernels.mask import Mask, Predicate, Tile, causal, rule, same_chunk, same_segment, within
+from probe_kernels.mask import Mask, Predicate, Tile, causal, near, rule, same_chunk, same_segment, within
 from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
@@ -91,14 +91,7 @@ def _window(nonlocals: dict[str, Any], spec: MaskSpec, found: Recognised) -> boo
 
 
 def _both_sides(nonlocals: dict[str, Any], spec: MaskSpec, found: Recognised) -> bool:
-    window = int(nonlocals["sliding_window"])
-    found.all_of.append(
-        Predicate(
-            f"near({window})",
-            lambda tile: (tile.query_pos - tile.key_pos).abs() <= window,
-            lambda low, high: (low - window, high + window),
-        )
-    )
+    found.all_of.append(near(int(nonlocals["sliding_window"])))
     return True
 
 

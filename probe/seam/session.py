@@ -110,6 +110,11 @@ class Session:
         return sorted(name for name in self.hub.census if fallback is not None and self.hub.census[name])
 
     @property
+    def backends(self) -> list[str]:
+        """Which backends of the kernels computed so far: one, or two where one of them did not take every call."""
+        return sorted(self.hub.backends)
+
+    @property
     def notes(self) -> list[str]:
         """Lines that a reader of the numbers must see."""
         lines = list(dict.fromkeys(self.hub.forwards.notes))

@@ -43,7 +43,7 @@ def make_report(
     provenance = Provenance(
         model=model_record(plan.loaded),
         mode="fused",
-        kernels=chosen_backend(None),
+        kernels=chosen_backend(None, plan.loaded.device),
         logit_drift=drift_of(plan.loaded.model, "fused"),
         tokens=sum(len(case.tokens) for case in plan.cases),
         prompts=len(plan.cases),

@@ -9,7 +9,7 @@ from probe.cli import extensions, main
 
 
 @pytest.mark.parametrize(
-    "command", ["", "analyze", "ablate", "sweep", "score", "generate", "show", "metrics", "fetch"]
+    "command", ["", "analyze", "ablate", "sweep", "patterns", "score", "generate", "show", "metrics", "fetch"]
 )
 def test_help(
     command: str,

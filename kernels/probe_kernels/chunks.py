@@ -317,6 +317,7 @@ class Ground:
         return None if found is None else found.at(keys)
 
     def query_range(self, rows: slice) -> tuple[int, int]:
+        """The lowest and highest position of some queries, over the whole batch."""
         if self.query_start is not None:
             return min(self.query_start) + rows.start, max(self.query_start) + rows.stop - 1
         low, high = torch.aminmax(self.layout.query_pos[:, rows])

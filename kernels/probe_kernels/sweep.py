@@ -71,6 +71,7 @@ def _attend(scores: Scores, layout: Layout, want: Want, edits: Edits | None, n_l
 
 
 def rows_at_once(scores: Scores) -> int:
+    """Rows of a chunk of the plain path, so that its block stays small."""
     batch, heads = scores.query.shape[:2]
     return max(1, min(256, _BLOCK_NUMBERS // (batch * heads * scores.key.shape[2])))
 

@@ -36,7 +36,8 @@ class Visit:
         if b not in {1, batch} or h not in {1, heads} or found != blocks:
             raise ValueError(
                 f"a visit of shape {tuple(index.shape)} with {self.rows} rows to a block was given for {batch} "
-                f"sequences, {heads} heads and {n_query} queries; it needs [1 or {batch}, 1 or {heads}, {blocks}, width]"
+                f"sequences, {heads} heads and {n_query} queries; it needs "
+                f"[1 or {batch}, 1 or {heads}, {blocks}, width]"
             )
         if index.numel() == 0 or (self.in_order and int(index.max()) < n_key):
             return

@@ -158,7 +158,9 @@ def _verdicts(
     return {
         "found": lines,
         "holds": bool(holds),
-        "but": f" for recall; loss on ordinary text rises more than with controls ({', '.join(dear)})" if dear else "",
+        "but": f" for recall; loss on ordinary text rises more than with controls ({', '.join(dear)})"
+        if dear
+        else "",
         "brief": f"unedited: recall {base.recall.mean():.2f}; " + "; ".join(brief),
     }
 

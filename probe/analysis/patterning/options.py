@@ -1,15 +1,15 @@
 """How patterns are measured: every choice beside the model, the prompts and the patterns."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from probe.analysis.options import AnalyzeOptions, Progress
-from probe.errors import UnknownNameError
+from probe.analysis.choices import Choices
+from probe.analysis.options import AnalyzeOptions
 
 
 @dataclass(frozen=True)
-class PatternOptions:
+class PatternOptions(Choices):
     """Choices of one measurement of patterns.
 
     Attributes:
@@ -27,6 +27,8 @@ class PatternOptions:
         progress: Called with (done, total, what) after every step.
     """
 
+    verb: ClassVar[str] = "patterns"
+
     control: bool = True
     apply: bool = False
     retrieval: bool = False
@@ -38,19 +40,9 @@ class PatternOptions:
     kernels: str | None = None
     text: bool = True
     command: str | None = None
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         _ = self.running  # what cannot be an option of a run is refused here
-
-    @classmethod
-    def of(cls, options: "PatternOptions | None", changes: dict[str, Any]) -> "PatternOptions":
-        """`options` with `changes` by name; raises `UnknownNameError` for an option that does not exist."""
-        known = {field.name for field in fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise UnknownNameError.of("option of patterns", name, known)
-        return replace(options or cls(), **changes)
 
     @property
     def running(self) -> AnalyzeOptions:
@@ -62,7 +54,3 @@ class PatternOptions:
             kernels=self.kernels,
             progress=self.progress,
         )
-
-    def report_progress(self, done: int, total: int, what: str) -> None:
-        """Tell whoever asked how far the run is."""
-        self.running.report_progress(done, total, what)

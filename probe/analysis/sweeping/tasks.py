@@ -240,6 +240,6 @@ def _nll(logits: Tensor, wanted: Tensor) -> Tensor:
     # A few rows at a time: a vocabulary's worth of fresh memory per row would cost more than the sum itself.
     parts = [
         cross_entropy(few if few.dtype == torch.float64 else few.float(), tokens, reduction="none")
-        for few, tokens in zip(logits.split(_ROWS), wanted.split(_ROWS), strict=True)
+        for few, tokens in zip(torch.split(logits, _ROWS), torch.split(wanted, _ROWS), strict=True)
     ]
     return torch.cat(parts).double()

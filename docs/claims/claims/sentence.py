@@ -114,7 +114,7 @@ def _verdict(needles: Sequence[str], found: Recalls) -> dict[str, Any]:
     said = "holds" if removed and kept else "does not hold"
     return {
         "holds": removed and kept,
-        "brief": f"recall {base:.2f} unedited, {hidden:.2f} without the sentence, {least:.2f} or more without another",
+        "brief": f"recall {base:.2f} unedited, {hidden:.2f} without the sentence, at least {least:.2f} without another",
         "found": [
             f"- The claim {said} here. Without the sentence recall is {hidden:.2f}, with everything visible "
             f"{base:.2f}; sentence hidden minus another hidden, prompt by prompt: {shown(gap, needles)}. The answer is "

@@ -123,7 +123,7 @@ def test_blocks_of_rows_are_put_together(tmp_path: Path, monkeypatch: pytest.Mon
     blocks = captured(EVERYTHING, mode=mode)
     written = captured(EVERYTHING, mode=mode, to=tmp_path / "run")
     for name in EVERYTHING:
-        np.testing.assert_allclose(blocks[name].values, whole[name].values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(blocks[name].values, whole[name].values, rtol=5e-6, atol=5e-6)
         assert written[name].identical(blocks[name])
     some: dict[str, Any] = {"query_pos": [1, 19], "key_pos": slice(None, None, -2), "head": 2}
     np.testing.assert_array_equal(written["scores"].isel(some).values, blocks["scores"].isel(some).values)

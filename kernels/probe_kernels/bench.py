@@ -200,7 +200,7 @@ def _rows(n: int, shape: Shape, timings: dict[str, Timing], peak: float | None) 
     for name, timing in timings.items():
         wall, cpu = timing.over(timings["sdpa"])
         rate = work / timing.wall / 1e12
-        more = f"{rate:>10.1f}{rate / peak:>9.1%}" if peak else ""
+        more = f"{rate:>10.3g}{rate / peak:>9.1%}" if peak else ""
         sys.stdout.write(
             f"{n:>6}  {name:<28}{timing.wall * 1e3:>9.1f}{timing.cpu * 1e3:>9.1f}{more}{wall:>13.2f}{cpu:>12.2f}\n"
         )

@@ -141,7 +141,7 @@ def row_tiles(problem: Any, launch: Any) -> tuple[Tiles, int]:
 def column_tiles(problem: Any) -> Tiles:
     """Tiles of a launch over keys."""
     if problem.scores.query.dtype == torch.float32:
-        return Tiles(32, 64, 4, 2)
+        return Tiles(16, 64, 4, 2)
     return Tiles(64, 128, 8, 3 if problem.scores.query.shape[3] <= 128 else 2)
 
 
@@ -161,7 +161,7 @@ def _tight(problem: Any, launch: Any, arch: int) -> bool:
         return len(launch.functionals) >= ALONE
     if _widest(problem) <= 64:
         return False
-    return arch < 90 or _heavy(launch) or any(one.kind != "key_group" for one in launch.functionals)
+    return arch < 90 or launch.top or _heavy(launch) or any(one.kind != "key_group" for one in launch.functionals)
 
 
 def portion(dtype: torch.dtype) -> int:

@@ -161,7 +161,12 @@ def _tight(problem: Any, launch: Any, arch: int) -> bool:
         return len(launch.functionals) >= ALONE
     if _widest(problem) <= 64:
         return False
-    return arch < 90 or launch.top or _heavy(launch) or any(one.kind != "key_group" for one in launch.functionals)
+    return (
+        arch < 90
+        or launch.top
+        or _heavy(launch)
+        or any(one.kind != "key_group" for one in launch.functionals)
+    )
 
 
 def portion(dtype: torch.dtype) -> int:

@@ -105,7 +105,13 @@ def near_nd(i, j, a, b, n, table):
     for y in tl.static_range(n[1]):
         x: tl.constexpr = n[1] - 1 - y
         seen = seen & _near(
-            i % n[2 + 5 * x], j % n[2 + 5 * x], n[2 + 5 * x], n[3 + 5 * x], n[4 + 5 * x], n[5 + 5 * x], n[6 + 5 * x]
+            i % n[2 + 5 * x],
+            j % n[2 + 5 * x],
+            n[2 + 5 * x],
+            n[3 + 5 * x],
+            n[4 + 5 * x],
+            n[5 + 5 * x],
+            n[6 + 5 * x],
         )
         i = i // n[2 + 5 * x]
         j = j // n[2 + 5 * x]

@@ -37,7 +37,8 @@ _NOTES = """## How calls are cut
 
 - Heads up to 64 wide: tiles of 128 rows by 64 keys, and z takes one sum that is linear in p along, or two where
   nothing but entropy is wanted besides. Wider ones: one; on 8.0 the tiles are then 32 keys wide,
-  and on 9.0 where top, or more than groups of keys, is wanted.
+  and on 9.0 for packed rows, a bias, segments, top
+  and sums of more than groups of keys.
 - Two or more of squares, top and the table leave no room for such sums beside z.
 - Further sums go into launches of their own, four each, which make the scores and the softmax once more.
 - Sums over the first visible keys ask every tile what it shows, so they are never in the launch that makes z.

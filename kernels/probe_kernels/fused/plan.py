@@ -106,6 +106,12 @@ def _room(problem: Any, want: Want) -> int:
     return WITH_Z_NARROW if light and _widest(problem) <= 64 else WITH_Z
 
 
+def _packed(problem: Any) -> bool:
+    """Whether rows of all query heads that share a key head go into one tile."""
+    n_query = problem.scores.query.shape[2]
+    return bool(n_query * problem.group <= 64 and n_query <= PACKED_QUERIES and problem.ruled)
+
+
 def _heavy(asked: Any) -> bool:
     """Whether a `Want` or a launch asks for two or more of squares, top and the table."""
     return bool(asked.square) + bool(asked.top) + bool(asked.table) >= 2
@@ -130,7 +136,7 @@ def row_tiles(problem: Any, launch: Any) -> tuple[Tiles, int]:
     tiles = _tiles(problem, launch)
     if launch.table:
         tiles = replace(tiles, keys=launch.table)
-    if n_query * problem.group <= 64 and n_query <= PACKED_QUERIES and problem.ruled:
+    if _packed(problem):
         rows = max(16, 1 << (n_query * problem.group - 1).bit_length())
         # Ranks count from the row's first key on.
         splits = 1 if launch.ranked else max(1, min(MOST_SPLITS, -(-n_key // (tiles.keys * SPLIT_TILES))))
@@ -161,8 +167,11 @@ def _tight(problem: Any, launch: Any, arch: int) -> bool:
         return len(launch.functionals) >= ALONE
     if _widest(problem) <= 64:
         return False
+    carries = problem.scores.bias is not None or problem.dense is not None
+    carries = carries or problem.places.query_segment is not None or _packed(problem)
     return (
         arch < 90
+        or carries
         or launch.top
         or _heavy(launch)
         or any(one.kind != "key_group" for one in launch.functionals)

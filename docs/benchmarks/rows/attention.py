@@ -2,7 +2,7 @@
 
 import torch
 from probe_kernels import attend
-from probe_kernels.bench import gate, problem
+from probe_kernels.bench import Shape, gate, problem
 from probe_kernels.types import Layout, Scores, Want
 from timing import compare, interleave
 from torch.nn.functional import scaled_dot_product_attention
@@ -15,10 +15,10 @@ WANT = Want(lse=True, entropy=True, column=True, first=(1,), distance=True)
 
 def measure(rounds: int) -> dict[str, object]:
     """SmolLM2's head shape on random q, k, v; PyTorch is given keys already repeated over the group."""
-    gate(HEADS, KV_HEADS, WIDTH)  # a wrong kernel is not timed
+    gate(Shape(HEADS, KV_HEADS, WIDTH))  # a wrong kernel is not timed
     lines = []
     for length in LENGTHS:
-        scores, layout = problem(length, HEADS, KV_HEADS, WIDTH)
+        scores, layout = problem(length, Shape(HEADS, KV_HEADS, WIDTH))
         group = HEADS // KV_HEADS
         repeated = [one.repeat_interleave(group, dim=1) for one in (scores.key, scores.value)]
 

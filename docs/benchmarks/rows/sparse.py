@@ -2,7 +2,7 @@
 
 import torch
 from probe_kernels import Want, attend, sweep
-from probe_kernels.bench import problem
+from probe_kernels.bench import Shape, problem
 from probe_kernels.select import Selection, Site, random_blocks, sink_recent
 from probe_kernels.testing import assert_attended_close
 from probe_kernels.types import Layout, Scores
@@ -18,7 +18,7 @@ WANT = Want(lse=True, entropy=True)
 
 def gate() -> None:
     """A wrong path is not timed: the torch path must agree with the reference."""
-    scores, layout = problem(700, HEADS, KV_HEADS, WIDTH, seed=1)
+    scores, layout = problem(700, Shape(HEADS, KV_HEADS, WIDTH), seed=1)
     visit = random_blocks(0.4, 64).select(scores, layout, Site()).visit
     found, exact = (
         attend(scores, layout, WANT, visit=visit, backend=name) for name in ("torch", "reference")
@@ -48,7 +48,7 @@ def cases(scores: Scores, layout: Layout) -> dict[tuple[str, float], Selection]:
 def measure(rounds: int) -> dict[str, object]:
     """Blocks of 128 tokens by lot, drawn for each head or once, on random q, k, v of SmolLM2's head shape."""
     gate()
-    scores, layout = problem(LENGTH, HEADS, KV_HEADS, WIDTH)
+    scores, layout = problem(LENGTH, Shape(HEADS, KV_HEADS, WIDTH))
     lines = []
     for (kind, density), selection in cases(scores, layout).items():
 

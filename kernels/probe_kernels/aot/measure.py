@@ -4,6 +4,7 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import triton
@@ -86,6 +87,7 @@ def _measured(case: Case, launch: Launch) -> Measured:
     )
 
 
+@cache
 def _read(cubin: bytes, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

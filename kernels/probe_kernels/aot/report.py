@@ -35,8 +35,11 @@ The budget of {budget} for entropy, table and one span is held against *cycles*.
 
 _NOTES = """## How calls are cut
 
-- Heads up to 64 wide: tiles of 128 rows by 64 keys, and z takes two sums that are linear in p along. Wider ones: one;
-  on 8.0 the tiles are 32 keys wide wherever z is made.
+- Heads up to 64 wide: tiles of 128 rows by 64 keys, and z takes one sum that is linear in p along, or two where
+  nothing but entropy is wanted besides. Wider ones: one; on 8.0 the tiles are then 32 keys wide,
+  and on 9.0 for packed rows, a bias, segments, top
+  and sums of more than groups of keys.
+- Two or more of squares, top and the table leave no room for such sums beside z.
 - Further sums go into launches of their own, four each, which make the scores and the softmax once more.
 - Sums over the first visible keys ask every tile what it shows, so they are never in the launch that makes z.
 - z of values wider than 128 (float32: 64) is made that many columns at a time. Each portion makes the scores again.

@@ -14,7 +14,7 @@ INTERPRETED = bool(knobs.runtime.interpret)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MOST_WIDTH = 256
 WITH_Z = 1  # functionals of a launch that makes z as well
-WITH_Z_NARROW = 2  # the same where heads are at most 64 wide
+WITH_Z_NARROW = 2  # the same where heads are at most 64 wide, and of the rest nothing but entropy is wanted
 MOST_WIDTH_FLOAT32 = 128  # queries and keys; three products of parts each take the registers of wider ones
 _PORTION, _PORTION_FLOAT32 = 128, 64  # columns of z made at a time: more would not fit the registers
 ALONE = 4  # functionals of a launch of their own
@@ -77,28 +77,44 @@ def launches(
     # Ranks count in the order of positions, and ask of every tile what it shows: they go where least else is computed.
     ranked = [name for name, one in functionals.items() if one.kind == "first"]
     names = [name for name in functionals if name not in ranked]
-    own = (WITH_Z_NARROW if _widest(problem) <= 64 else WITH_Z) if want.z else ALONE
+    own = _room(problem, want)
     first, rest = names[:own], names[own:]
     if problem.in_order:
         rest, ranked = rest + ranked, []
         if not want.z:
             room = own - len(first)
             first, rest = first + rest[:room], rest[room:]
-    yield (
-        RowLaunch(
-            want.z,
-            want.entropy,
-            want.square,
-            want.top,
-            table_keys(want.table, _tiles(problem, want.z).keys) if want.table else 0,
-            tuple(functionals[name] for name in first),
-        ),
-        tuple(first),
+    made = RowLaunch(
+        want.z, want.entropy, want.square, want.top, want.table, tuple(functionals[name] for name in first)
     )
+    if want.table:
+        made = replace(made, table=table_keys(want.table, _tiles(problem, made).keys))
+    yield made, tuple(first)
     for more in (rest, ranked):
         for start in range(0, len(more), ALONE):
             some = tuple(more[start : start + ALONE])
             yield RowLaunch(functionals=tuple(functionals[name] for name in some)), some
+
+
+def _room(problem: Any, want: Want) -> int:
+    """Functionals that the first launch takes along."""
+    if not want.z:
+        return ALONE
+    if _heavy(want):
+        return 0
+    light = not (want.square or want.top or want.table)
+    return WITH_Z_NARROW if light and _widest(problem) <= 64 else WITH_Z
+
+
+def _packed(problem: Any) -> bool:
+    """Whether rows of all query heads that share a key head go into one tile."""
+    n_query = problem.scores.query.shape[2]
+    return bool(n_query * problem.group <= 64 and n_query <= PACKED_QUERIES and problem.ruled)
+
+
+def _heavy(asked: Any) -> bool:
+    """Whether a `Want` or a launch asks for two or more of squares, top and the table."""
+    return bool(asked.square) + bool(asked.top) + bool(asked.table) >= 2
 
 
 def architecture(device: torch.device) -> int:
@@ -117,10 +133,10 @@ def shared_memory(arch: int) -> int:
 def row_tiles(problem: Any, launch: Any) -> tuple[Tiles, int]:
     """Tiles of a launch over rows, and into how many shares its keys are split."""
     n_query, n_key = problem.scores.query.shape[2], problem.scores.key.shape[2]
-    tiles = _tiles(problem, launch.z)
+    tiles = _tiles(problem, launch)
     if launch.table:
         tiles = replace(tiles, keys=launch.table)
-    if n_query * problem.group <= 64 and n_query <= PACKED_QUERIES and problem.ruled:
+    if _packed(problem):
         rows = max(16, 1 << (n_query * problem.group - 1).bit_length())
         # Ranks count from the row's first key on.
         splits = 1 if launch.ranked else max(1, min(MOST_SPLITS, -(-n_key // (tiles.keys * SPLIT_TILES))))
@@ -131,19 +147,35 @@ def row_tiles(problem: Any, launch: Any) -> tuple[Tiles, int]:
 def column_tiles(problem: Any) -> Tiles:
     """Tiles of a launch over keys."""
     if problem.scores.query.dtype == torch.float32:
-        return Tiles(32, 64, 4, 2)
+        return Tiles(16, 64, 4, 2)
     return Tiles(64, 128, 8, 3 if problem.scores.query.shape[3] <= 128 else 2)
 
 
-def _tiles(problem: Any, z: bool) -> Tiles:
-    """The widest tiles that no set of statistics spills with: found by compiling, see docs/kernels.md."""
+def _tiles(problem: Any, launch: Any) -> Tiles:
+    """The widest tiles that a launch does not spill with: found by compiling, see docs/kernels.md."""
     arch, width = architecture(problem.scores.query.device), problem.scores.query.shape[3]
     if problem.scores.query.dtype == torch.float32:
         return Tiles(64, 16, 4, 2)
     if shared_memory(arch) == _LEAST_SHARED:
         return Tiles(64, 32, 4, 2)
-    keys = 32 if arch < 90 and z and _widest(problem) > 64 else 64
-    return Tiles(128, keys, 8, 3 if width <= 128 else 2)
+    return Tiles(128, 32 if _tight(problem, launch, arch) else 64, 8, 3 if width <= 128 else 2)
+
+
+def _tight(problem: Any, launch: Any, arch: int) -> bool:
+    """Whether only half as many keys go into a tile."""
+    if not launch.z:
+        return len(launch.functionals) >= ALONE
+    if _widest(problem) <= 64:
+        return False
+    carries = problem.scores.bias is not None or problem.dense is not None
+    carries = carries or problem.places.query_segment is not None or _packed(problem)
+    return (
+        arch < 90
+        or carries
+        or launch.top
+        or _heavy(launch)
+        or any(one.kind != "key_group" for one in launch.functionals)
+    )
 
 
 def portion(dtype: torch.dtype) -> int:

@@ -21,7 +21,8 @@ Written by `{command}` with torch {torch} and Triton {triton}. {calls} calls wer
 tiles and flags that it would have been started with. That settles, for what is listed, whether it compiles, spills
 registers, makes its products by tensor cores and fits shared memory, and it counts the instructions of the loop over
 key tiles. It proves nothing of speed, of races, of rounding in bfloat16 or of what a driver does at run time. Nor does
-it cover every call: masks other than causal, terms and padding are compiled with z and with z and entropy only. Answers are held against the float64 reference in Triton's interpreter, by the tests.
+it cover every call: masks other than causal, terms and padding are compiled with z and with z and entropy only.
+Answers are held against the float64 reference in Triton's interpreter, by the tests.
 `python -m probe_kernels.bench --device cuda:0` measures where there is a GPU.
 
 How to read the tables. *Loop*: one turn for one warp, over a tile that all rows see whole, by the shortest way through

@@ -16,7 +16,7 @@ WIDTHS = (64, 80, 96, 128, 192, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _N = 1024
 _PLAIN = "z"
-_BUDGETED = "z, entropy, table, span"
+BUDGETED = "z, entropy, table, span"
 
 
 def _wants() -> dict[str, Want]:
@@ -30,7 +30,7 @@ def _wants() -> dict[str, Want]:
         "z, table": Want(table=64),
         "z, distance": Want(distance=True),
         "z, span": Want(key_groups=span),
-        _BUDGETED: Want(entropy=True, table=64, key_groups=span),
+        BUDGETED: Want(entropy=True, table=64, key_groups=span),
         "default metrics": DEFAULTS,
         "all of rows": Want(
             entropy=True,
@@ -102,7 +102,7 @@ def quick() -> Iterator[Case]:
     """A few calls, for tests: plain and with the statistics of the budget, and what goes over columns."""
     for arch in ARCHITECTURES:
         yield Case(arch, "bf16", 64, _PLAIN)
-    yield Case(80, "bf16", 64, _BUDGETED)
+    yield Case(80, "bf16", 64, BUDGETED)
 
 
 def everything() -> Iterator[Case]:
@@ -112,7 +112,7 @@ def everything() -> Iterator[Case]:
             for width in WIDTHS:
                 yield from (Case(arch, dtype, width, name) for name in _wants())
         for width in (64, 128):
-            yield from (Case(arch, "fp32", width, name) for name in (_PLAIN, _BUDGETED, "column"))
+            yield from (Case(arch, "fp32", width, name) for name in (_PLAIN, BUDGETED, "column"))
         for width in (64, 128, 256):
             for form in ("decode", "padding", "window", "segments", "softcap", "alibi", "bias", "visit"):
                 yield from (Case(arch, "bf16", width, name, form) for name in (_PLAIN, "z, entropy"))

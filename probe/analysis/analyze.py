@@ -13,11 +13,12 @@ from probe.analysis.own_inputs import run_own
 from probe.analysis.plan import Plan, prepare
 from probe.analysis.records import Counts, Outcome, make_report
 from probe.analysis.resume import Unfinished
-from probe.analysis.settle import evaluating, settled
+from probe.analysis.settle import settled
 from probe.analysis.sweep import Found, Sweep
 from probe.analysis.tally import Tally
-from probe.experiments import Experiment
+from probe.experiments.base import Ask, Experiment
 from probe.metrics.answering import answers, reordered
+from probe.readouts.evaluating import evaluating
 from probe.report import Report
 from probe.seam import Session
 from probe.seam.verify import verify
@@ -106,7 +107,12 @@ def _experiment(experiment: Experiment, plan: Plan, outcome: Outcome) -> None:
     loaded, options, tally = plan.loaded, plan.options, Tally()
     watched = Session(loaded.model, [tally], plan.interventions)
     with out_of_memory(f"{experiment.spec} on {loaded.name}", plan.inputs.n_tokens), watched as session:
-        outcome.answers += experiment.run(loaded, seed=options.seed, progress=options.progress)
+        own = (
+            ()
+            if plan.shipped
+            else tuple(item.prompt for item in plan.inputs.items if item.prompt is not None)
+        )
+        outcome.answers += experiment.run(Ask(loaded, own, options.seed, options.progress))
         if tally.tokens:
             found = Found(session.mode, session.unseen_layers, session.fallback_layers, session.notes)
             outcome.found.merge(found)

@@ -10,8 +10,10 @@ import torch
 from probe_kernels import BackendError, backend_for, chosen_backend
 from probe_kernels.types import Scores, Want
 
+from probe.analysis.suites import PREFIX, suite
 from probe.errors import UsageError
-from probe.experiments import EXPERIMENTS, Experiment
+from probe.experiments import EXPERIMENTS
+from probe.experiments.base import Experiment
 from probe.metrics.base import Metric
 from probe.metrics.making import make, names, parameters
 from probe.metrics.table import METRICS
@@ -34,9 +36,10 @@ class Choice:
 
 
 def choose(metrics: object) -> Choice:
-    """Read what was asked: specs, instances, ``"all"``, or None for the default metrics.
+    """Read what was asked: specs, instances, ``"suite:NAME"``, ``"all"``, or None for the default metrics.
 
-    Instances are copied without what they have seen, so that they can be used again.
+    ``"all"`` leaves out what takes many forwards (`MetricInfo.slow`) or needs a parameter, and says so. Instances are
+    copied without what they have seen, so that they can be used again.
 
     Raises:
         UnknownNameError: a metric or parameter that does not exist.
@@ -51,7 +54,7 @@ def choose(metrics: object) -> Choice:
         asked = list(metrics)
     else:
         asked = [metrics]
-    made: list[Any] = [*map(_one, asked)]
+    made: list[Any] = [*map(_one, _unfolded(asked))]
     specs = [one.spec for one in made]
     for spec in specs:
         if specs.count(spec) > 1:
@@ -75,6 +78,18 @@ def check_backend(kernels: str | None, loaded: LoadedModel | None = None) -> Non
         raise UsageError(str(error)) from error
 
 
+def _unfolded(asked: Sequence[object]) -> list[object]:
+    """The same with every suite replaced by its specs; one that was asked already is not asked again."""
+    specs: list[object] = [one for one in asked if not _is_suite(one)]
+    for name in filter(_is_suite, asked):
+        specs += [spec for spec in suite(str(name).removeprefix(PREFIX)) if spec not in specs]
+    return specs
+
+
+def _is_suite(asked: object) -> bool:
+    return isinstance(asked, str) and asked.startswith(PREFIX)
+
+
 def _all() -> tuple[list[object], tuple[str, ...]]:
     asked: list[object] = []
     left: list[str] = []
@@ -83,6 +98,8 @@ def _all() -> tuple[list[object], tuple[str, ...]]:
         needs = [k for k, v in parameters(made).items() if v.default is inspect.Parameter.empty]
         if needs:
             left.append(f"{name} was left out: it needs {needs[0]}, write {name}:{needs[0]}=…")
+        elif made.info.slow:
+            left.append(f"{name} was left out: it takes many forwards; ask for it by name, or for its suite")
         else:
             asked.append(name)
     return asked, tuple(left)

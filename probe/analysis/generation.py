@@ -13,10 +13,11 @@ from probe.analysis.inputs import read_inputs
 from probe.analysis.options import AnalyzeOptions
 from probe.analysis.ready import ready
 from probe.analysis.records import model_record
-from probe.analysis.settle import evaluating, settled
+from probe.analysis.settle import settled
 from probe.errors import InputError
 from probe.models import LoadedModel, load
 from probe.prompts import Prompt
+from probe.readouts.evaluating import evaluating
 from probe.report.json_form import SCHEMA, finite
 from probe.report.provenance import Provenance, utc_now
 

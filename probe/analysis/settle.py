@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 
 @contextmanager
@@ -26,15 +25,3 @@ def settled(seed: int, *, deterministic: bool, device: torch.device) -> Iterator
 def determinism_note() -> str:
     """What a reader must know to repeat a deterministic run bit by bit."""
     return f"deterministic algorithms, {torch.get_num_threads()} CPU threads: repeat with as many threads"
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and as it was at the end."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

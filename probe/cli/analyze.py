@@ -24,6 +24,12 @@ _Metric = Annotated[
         help="A metric, may be repeated; all = every one (see probe metrics).",
     ),
 ]
+_Suite = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--suite", metavar="NAME", help="A group of metrics, may be repeated: retrieval, sinks, …; or all."
+    ),
+]
 _Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Save the report here; an interrupted run resumes."),
@@ -60,6 +66,7 @@ def analyze(
     file: _File = None,
     prompts: _Prompts = None,
     metric: _Metric = None,
+    suite: _Suite = None,
     out: _Out = None,
     as_json: _Json = False,
     device: _Device = None,
@@ -81,7 +88,7 @@ def analyze(
     request = Request(
         model=model,
         source=source,
-        metrics=metric,
+        metrics=[*(metric or ()), *(f"suite:{name}" for name in suite or ())],
         out=out,
         choices={
             "keep": keep or ("map" if out else "none"),

@@ -11,6 +11,7 @@ from typing import Any
 from probe import metrics, models, prompts
 from probe.analysis import AnalyzeOptions, Forecast, analyze, forecast
 from probe.analysis.resume import check_output
+from probe.analysis.suites import PREFIX, suite
 from probe.cli.costs import show_forecast
 from probe.cli.progress import progress_bar
 from probe.cli.view import console, print_json, show_report
@@ -64,7 +65,10 @@ def check_specs(specs: list[str] | None) -> list[str] | str | None:
             )
         return "all"
     for spec in specs:
-        metrics.make(spec)
+        if spec.startswith(PREFIX):
+            suite(spec.removeprefix(PREFIX))
+        else:
+            metrics.make(spec)
     return list(dict.fromkeys(specs))
 
 

@@ -1,11 +1,36 @@
-"""Experiments: they bring their own prompts, run the model, and answer in the same report as the metrics."""
+"""Experiments: they run the model themselves, on prompts of their own or on yours, and answer in the same report."""
 
-from collections.abc import Mapping
+import importlib
+from typing import TYPE_CHECKING
 
-from probe.experiments.base import Experiment
-from probe.experiments.carve import GENERAL_INSTRUCTION, Carve, Carved
-from probe.experiments.retrieval import Retrieval
+from probe.metrics.table import MetricTable
 
-EXPERIMENTS: Mapping[str, type[Experiment]] = {"retrieval": Retrieval}
+if TYPE_CHECKING:
+    from probe.experiments.base import Experiment
+    from probe.experiments.carve import GENERAL_INSTRUCTION, Carve, Carved
+    from probe.experiments.retrieval import Retrieval
+
+BUILT_IN = {
+    "retrieval": "probe.experiments.retrieval:Retrieval",
+}
+
+EXPERIMENTS = MetricTable(BUILT_IN, "probe.experiments", ("info", "run"))
 
 __all__ = ["EXPERIMENTS", "GENERAL_INSTRUCTION", "Carve", "Carved", "Experiment", "Retrieval"]
+
+_WHERE = {
+    "Experiment": "base",
+    "GENERAL_INSTRUCTION": "carve",
+    "Carve": "carve",
+    "Carved": "carve",
+    "Retrieval": "retrieval",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a torch-bound name on first use."""
+    if name not in _WHERE:
+        raise AttributeError(
+            f"module 'probe.experiments' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
+    return getattr(importlib.import_module(f"probe.experiments.{_WHERE[name]}"), name)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from probe.errors import UsageError
-from probe.experiments.base import Progress
+from probe.experiments.base import Ask
 from probe.experiments.copying import copy_scores
 from probe.experiments.decoding import decode, stops_at
 from probe.experiments.retrieval_answer import Outcome, not_applicable, retrieval_answer
@@ -17,6 +17,7 @@ from probe.experiments.rouge import rouge1_recall
 from probe.metrics.base import MetricInfo
 from probe.models import LoadedModel
 from probe.prompts import HiddenNeedle, Prompt, Style, haystack, hide, needles
+from probe.report.answer import Answer
 
 GATE = 0.5  # a test counts when the response's ROUGE-1 recall of the answer is above this
 EXTRA_STEPS = 4  # tokens that a response may have beyond the answer's
@@ -77,26 +78,26 @@ class Retrieval:
         self.style: Style = style
         self.dedup = dedup
 
-    def run(self, model: LoadedModel, *, seed: int = 0, progress: Progress | None = None) -> list[Any]:
-        """Run every test and answer for the decoder; `seed` chooses the parts of the haystack.
+    def run(self, ask: Ask) -> list[Answer]:
+        """Run every test and answer for the decoder; the seed chooses the parts of the haystack.
 
-        Where the model cannot generate text, or no test passes, the scores are NaN and a note says why.
+        Prompts are its own. Where the model cannot generate text, or no test passes, the scores are NaN and a note says
+        why.
         """
+        model = ask.model
         reason = _cannot(model, self.style)
         if reason:
             return [not_applicable(self.info, self.spec, model, reason)]
-        tests, notes = self._tests(model, seed)
+        tests, notes = self._tests(model, ask.seed)
         outcomes = []
         training = model.model.training
         model.model.eval()
         try:
             stop = stops_at(model)
             for number, test in enumerate(tests):
-                if progress:
-                    progress(number, len(tests), f"{self.spec}: {test.prompt.id}")
+                ask.tell(number, len(tests), f"{self.spec}: {test.prompt.id}")
                 outcomes.append(self._run_one(model, test, stop))
-            if progress and tests:
-                progress(len(tests), len(tests), self.spec)
+            ask.tell(len(tests), len(tests), self.spec)
         finally:
             model.model.train(training)
         if not outcomes:

@@ -9,13 +9,14 @@ from probe.metrics.table import METRICS
 if TYPE_CHECKING:
     from probe.metrics.answering import answers, reordered
     from probe.metrics.base import Cell, CellKey, FoldMetric, Metric, MetricInfo
+    from probe.metrics.point_metric import LayerMetric, PointMetric
     from probe.metrics.row_metric import RowMetric
     from probe.metrics.state import restore, state
     from probe.metrics.token_metric import TokenMetric, TokenSums
 
 __all__ = [
-    "METRICS", "Cell", "CellKey", "FoldMetric", "Metric", "MetricInfo", "RowMetric", "TokenMetric", "TokenSums",
-    "answers", "make", "metric_infos", "names", "reordered", "restore", "state",
+    "METRICS", "Cell", "CellKey", "FoldMetric", "LayerMetric", "Metric", "MetricInfo", "PointMetric", "RowMetric",
+    "TokenMetric", "TokenSums", "answers", "make", "metric_infos", "names", "reordered", "restore", "state",
 ]  # fmt: skip
 
 _WHERE = {
@@ -24,6 +25,8 @@ _WHERE = {
     "FoldMetric": "base",
     "Metric": "base",
     "MetricInfo": "base",
+    "LayerMetric": "point_metric",
+    "PointMetric": "point_metric",
     "RowMetric": "row_metric",
     "TokenMetric": "token_metric",
     "TokenSums": "token_metric",

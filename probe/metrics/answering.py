@@ -61,8 +61,10 @@ class _Tower:
     def coords(self, axis: str) -> dict[str, object]:
         """Labels of a head map."""
         n_heads = ("layer", np.array(self.n_heads, dtype=np.int64))
-        heads = np.arange(max(self.n_heads), dtype=np.int64)
-        return {"layer": np.array(self.layers, dtype=np.int64), axis: heads, "n_heads": n_heads}
+        layers = np.array(self.layers, dtype=np.int64)
+        if axis == "layer":
+            return {"layer": layers}
+        return {"layer": layers, axis: np.arange(max(self.n_heads), dtype=np.int64), "n_heads": n_heads}
 
     def applicable(self, prompts: Iterable[int]) -> Iterable[tuple[int, Cell]]:
         """Row of the map and cell, for every cell of these prompts that holds numbers."""
@@ -105,16 +107,21 @@ class _Tower:
 
 def _answer(metric: Metric, tower: _Tower, by_prompt: bool, tokens: bool) -> Answer:
     info, axis = metric.info, metric.info.axis
-    head_map = xr.DataArray(
-        tower.pooled(metric, tower.prompts), dims=("layer", axis), coords=tower.coords(axis)
-    )
+    head_map = _labelled(tower.pooled(metric, tower.prompts), axis, tower.coords(axis))
     return Answer(
         spec=metric.spec, name=info.name, summary=info.summary, unit=info.unit, better=info.better,
         paper=info.paper, bibtex=info.bibtex, tower=tower.name, head_map=head_map,
         by_prompt=_by_prompt(metric, tower) if by_prompt else None,
         token_maps=_token_maps(metric, tower) if tokens and info.per_token else {},
-        extra=_extra(metric, tower), notes=_notes(metric, tower),
+        extra={**_extra(metric, tower), **_maps(metric, tower)}, notes=_notes(metric, tower),
     )  # fmt: skip
+
+
+def _labelled(values: np.ndarray, axis: str, coords: dict[str, object]) -> xr.DataArray:
+    """A head map; the axis of one value is dropped where a layer has one."""
+    if axis == "layer":
+        return xr.DataArray(values[:, 0], dims=("layer",), coords=coords)
+    return xr.DataArray(values, dims=("layer", axis), coords=coords)
 
 
 def _by_prompt(metric: Metric, tower: _Tower) -> xr.DataArray:
@@ -122,9 +129,12 @@ def _by_prompt(metric: Metric, tower: _Tower) -> xr.DataArray:
     values = np.stack([tower.pooled(metric, [prompt]) for prompt in tower.prompts])
     # What each prompt counts for in the head map, so that intervals over prompts pool as the head map does.
     weights = np.stack([tower.sums(metric, [prompt])[1] for prompt in tower.prompts])
-    dims = ("prompt", "layer", axis)
-    alike = bool((weights == weights[:, :1, :1]).all())
-    weight = ("prompt", weights[:, 0, 0]) if alike else (dims, weights)
+    dims: tuple[str, ...] = ("prompt", "layer", axis)
+    if axis == "layer":
+        dims, values, weights = ("prompt", "layer"), values[..., 0], weights[..., 0]
+    each = weights.reshape(len(weights), -1)
+    alike = bool((each == each[:, :1]).all())
+    weight = ("prompt", each[:, 0]) if alike else (dims, weights)
     coords = {"prompt": np.array(tower.prompts, dtype=np.int64), **tower.coords(axis), "weight": weight}
     return xr.DataArray(values, dims=dims, coords=coords)
 
@@ -141,7 +151,10 @@ def _token_maps(metric: Metric, tower: _Tower) -> dict[int, xr.DataArray]:
         for row, values in found:
             grid[row, : values.shape[0], : values.shape[1]] = values
         coords = {**tower.coords(metric.info.axis), "token": np.arange(length, dtype=np.int64)}
-        maps[prompt] = xr.DataArray(grid, dims=("layer", metric.info.axis, "token"), coords=coords)
+        if metric.info.axis == "layer":
+            maps[prompt] = xr.DataArray(grid[:, 0], dims=("layer", "token"), coords=coords)
+        else:
+            maps[prompt] = xr.DataArray(grid, dims=("layer", metric.info.axis, "token"), coords=coords)
     return maps
 
 
@@ -156,6 +169,21 @@ def _extra(metric: Metric, tower: _Tower) -> dict[str, xr.DataArray]:
         return {
             n: xr.DataArray(t / w, dims=("layer",), coords={"layer": layers}) for n, (t, w) in sums.items()
         }
+
+
+def _maps(metric: Metric, tower: _Tower) -> dict[str, xr.DataArray]:
+    """Further head maps: those of a metric with a method ``maps(cell) -> {name: (total, weight)}``."""
+    maps: Callable[[Cell], dict[str, tuple[Tensor, Tensor]]] = getattr(metric, "maps", lambda _: {})
+    sums: dict[str, np.ndarray] = {}
+    for row, cell in tower.applicable(tower.prompts):
+        for name, parts in maps(cell).items():
+            both = sums.setdefault(name, np.zeros((2, len(tower.layers), max(tower.n_heads))))
+            total, weight = (part.numpy() for part in parts)
+            both[0, row, : len(total)] += np.where(weight > 0, total, 0.0)
+            both[1, row, : len(total)] += weight
+    coords = tower.coords(metric.info.axis)
+    with np.errstate(invalid="ignore"):
+        return {name: _labelled(t / w, metric.info.axis, coords) for name, (t, w) in sums.items()}
 
 
 def _notes(metric: Metric, tower: _Tower) -> tuple[str, ...]:

@@ -50,8 +50,11 @@ class MetricInfo:
     bibtex: str  # full entry
     causal_only: bool = False  # not applicable to bidirectional attention
     per_token: bool = False  # keeps a token map as well
-    axis: Literal["head", "kv_head"] = "head"
+    axis: Literal["head", "kv_head", "expert", "layer"] = (
+        "head"  # what a layer's values are of; layer = one value
+    )
     needs: frozenset[Need] = frozenset()  # what else a call must offer; see probe.metrics.applies
+    slow: bool = False  # takes many forwards: left out of --metric all, run by its name or its suite
 
 
 @runtime_checkable
@@ -160,6 +163,10 @@ class FoldMetric:
 
     def extra(self, cell: Cell) -> dict[str, tuple[float, float]]:
         """Further numbers of a cell as ``name: (total, weight)``, pooled per layer like the heads; none by default."""
+        return {}
+
+    def maps(self, cell: Cell) -> dict[str, tuple[Tensor, Tensor]]:
+        """Further head maps of a cell as ``name: (total, weight)`` per head, pooled like the first; none by default."""
         return {}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from probe.errors import MetricError, UnknownNameError
 
 GROUP = "probe.metrics"
+PARTS = ("info", "want", "update", "head", "token")
 
 BUILT_IN = {
     "entropy": "probe.metrics.entropy:Entropy",
@@ -38,9 +39,10 @@ class MetricTable(Mapping[str, type[Any]]):
     Raises `UnknownNameError` for a name that is not there, `MetricError` naming an entry point that cannot be loaded.
     """
 
-    def __init__(self, built_in: Mapping[str, str], group: str) -> None:
+    def __init__(self, built_in: Mapping[str, str], group: str, parts: tuple[str, ...] = PARTS) -> None:
         self._built_in = dict(built_in)
         self._group = group
+        self._parts = parts  # what an entry of another package must have
         self._loaded: dict[str, type[Any]] = {}
 
     @cached_property
@@ -65,7 +67,7 @@ class MetricTable(Mapping[str, type[Any]]):
             module, _, attribute = self._built_in[name].partition(":")
             loaded = getattr(importlib.import_module(module), attribute)
         elif name in self._added:
-            loaded = _load(self._added[name])
+            loaded = _load(self._added[name], self._parts)
         else:
             raise UnknownNameError.of("metric", name, self)
         self._loaded[name] = loaded
@@ -85,14 +87,14 @@ class MetricTable(Mapping[str, type[Any]]):
         return f"MetricTable({', '.join(self)})"
 
 
-def _load(point: EntryPoint) -> type[Any]:
+def _load(point: EntryPoint, parts: tuple[str, ...]) -> type[Any]:
     try:
         loaded = point.load()
     except Exception as error:  # another package's import may fail in any way
         raise MetricError(
             f"{_named(point)} cannot be loaded ({error!r}); repair or uninstall that package"
         ) from error
-    missing = [part for part in ("info", "want", "update", "head", "token") if not hasattr(loaded, part)]
+    missing = [part for part in parts if not hasattr(loaded, part)]
     if not isinstance(loaded, type) or missing:
         raise MetricError(
             f"{_named(point)} is not a metric class (missing: {', '.join(missing) or 'it is no class'}); "

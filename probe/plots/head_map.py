@@ -17,7 +17,7 @@ _TALLEST = 1400
 def head_map(
     data: xr.DataArray, *, title: str | None = None, unit: str = "", tower: str = "decoder"
 ) -> go.Figure:
-    """Draw a head map, axes (layer, head): a cell per head, grey where undefined, name and value on hover.
+    """Draw a head map, axes (layer, head) or (layer,): a cell per head, grey where undefined, named on hover.
 
     Args:
         data: A head map, such as ``report["entropy"]``.
@@ -34,7 +34,8 @@ def head_map(
         raise ReportError(
             f"a head map was asked; the array has axes ({found}): select one, to leave (layer, head)"
         )
-    layers, heads = axis_labels(data, "layer"), axis_labels(data, axis)
+    layers = axis_labels(data, "layer")
+    heads = [0] if axis == "layer" else axis_labels(data, axis)
     values, names = _grids(data, layers, heads, tower)
     heat = go.Heatmap(
         z=values,
@@ -54,7 +55,7 @@ def head_map(
         template=TEMPLATE,
         title={"text": escape(shown)},
         height=min(_TALLEST, 140 + _PIXELS * len(layers)),
-        xaxis={"title": {"text": axis}, "type": "category"},
+        xaxis={"title": {"text": axis}, "type": "category", "visible": axis != "layer"},
         yaxis={"title": {"text": "layer"}, "type": "category", "autorange": "reversed"},
     )
     return figure

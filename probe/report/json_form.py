@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from probe.report.answer import Answer
 from probe.report.lookup import key_of
 from probe.report.provenance import Provenance
-from probe.report.ranking import axis_labels, head_axis, head_counts, top_heads
+from probe.report.ranking import axis_labels, grid, head_axis, head_counts, top_heads
 
 SCHEMA = 1
 TOP = 10
@@ -48,15 +47,16 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def head_map_json(head_map: xr.DataArray) -> dict[str, Any]:
-    """A head map as ``{"axes", "layers", "values"}``, one row per layer, undefined values null.
+    """A head map as ``{"axes", "layers", "values"}``, one row (or number) per layer, undefined values null.
 
     >>> head_map_json(xr.DataArray([[0.5, float("nan")]], dims=("layer", "head")))
     {'axes': ['layer', 'head'], 'layers': [0], 'values': [[0.5, None]]}
     """
-    axis = head_axis(head_map)
-    values = np.asarray(head_map.transpose("layer", axis).values, np.float64)
-    rows = [row[:count].tolist() for row, count in zip(values, head_counts(head_map), strict=True)]
-    return {"axes": ["layer", axis], "layers": axis_labels(head_map, "layer"), "values": finite(rows)}
+    axis, layers = head_axis(head_map), axis_labels(head_map, "layer")
+    rows = [row[:count].tolist() for row, count in zip(grid(head_map), head_counts(head_map), strict=True)]
+    if axis == "layer":
+        return {"axes": ["layer"], "layers": layers, "values": finite([value for (value,) in rows])}
+    return {"axes": ["layer", axis], "layers": layers, "values": finite(rows)}
 
 
 def finite(value: Any) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.metrics.base import Metric
-from probe.seam.call import AttentionCall, Batch, Phase, Place
+from probe.seam.call import Activation, AttentionCall, Batch, Phase, Place, Point
+from probe.seam.observer import PointObserver
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,28 @@ def feed(metric: Metric, prompts: Sequence[Sample], how: Feeding | None = None) 
                 raise UsageError("a call without scores was made; give samples with query and key")
             attended = attend(call.scores, call.layout, metric.want(call), backend=how.backend)
             metric.update(call, attended)
+            if isinstance(metric, PointObserver):
+                for point in sorted(metric.points):
+                    metric.activation(_activation(prompts, length, how, piece, call, point))
     return metric
+
+
+_WIDTH = 6  # of the residual stream, of MLP outputs and of router logits
+
+
+def _activation(
+    prompts: Sequence[Sample], length: int, how: Feeding, piece: Piece, call: AttentionCall, point: Point
+) -> Activation:
+    """Random activations that depend on prompt, layer and point alone, however they are cut and padded."""
+    rows = []
+    for one in prompts:
+        seed = 1000 * one.number + 10 * call.place.layer + len(point)
+        made = torch.Generator().manual_seed(seed)
+        real = torch.randn(one.length, _WIDTH, generator=made, dtype=torch.float64)
+        rows.append(torch.cat([real.new_full((length - one.length, _WIDTH), 3.0), real]))
+    value = torch.stack(rows)[:, piece.start : piece.stop].to(how.dtype)
+    place = Place(f"layers.{call.place.layer}", "decoder", call.place.layer)
+    return Activation(place, call.batch, call.phase, point, value, piece.start)
 
 
 def _pieces(length: int, how: Feeding) -> Iterator[Piece]:

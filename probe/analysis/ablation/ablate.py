@@ -10,7 +10,6 @@ import numpy as np
 from probe.analysis.ablation.comparing import TokenScores, compare
 from probe.analysis.ablation.controls import Control, draw_controls
 from probe.analysis.ablation.edits import read_edits
-from probe.analysis.ablation.logits import rows_at_once
 from probe.analysis.ablation.measures import PromptScores, RunScores
 from probe.analysis.ablation.options import AblateOptions
 from probe.analysis.ablation.record import record
@@ -23,10 +22,12 @@ from probe.analysis.inputs import Inputs, read_inputs
 from probe.analysis.options import AnalyzeOptions
 from probe.analysis.ready import ready
 from probe.analysis.resume import check_output
-from probe.analysis.settle import evaluating, settled
+from probe.analysis.settle import settled
 from probe.errors import InputError, UsageError
 from probe.models import LoadedModel, load
 from probe.prompts import Prompt
+from probe.readouts.evaluating import evaluating
+from probe.readouts.logits import rows_at_once
 from probe.report.provenance import utc_now
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analysis.ablation.logits import Logits, parts, precise
-from probe.analysis.ablation.losses import surprise
+from probe.readouts.logits import Logits, parts, precise
+from probe.readouts.losses import surprise
 
 
 @dataclass(frozen=True)

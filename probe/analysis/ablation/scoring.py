@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe.analysis.ablation.logits import Keep, Logits, logits_by_steps, next_token_logits
 from probe.analysis.applied import Applied
 from probe.prompts import Prompt
+from probe.readouts.logits import Keep, Logits, logits_by_steps, next_token_logits
 
 
 def tokens_of(applied: Applied, prompt: Prompt) -> Tensor:

@@ -20,8 +20,9 @@ from probe.analysis.patterning.plan import Plan, prepare
 from probe.analysis.patterning.whole import Wholes
 from probe.analysis.records import bos_of, model_record, prompt_records
 from probe.analysis.resume import Unfinished
-from probe.analysis.settle import evaluating, settled
+from probe.analysis.settle import settled
 from probe.analysis.sweep import Found, Sweep
+from probe.readouts.evaluating import evaluating
 from probe.report import Answer, Report
 from probe.report.pattern_costs import APPLIED
 from probe.report.provenance import Provenance, utc_now

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from probe.analysis.choices import Progress
 from probe.errors import UsageError
 from probe.experiments import Retrieval
+from probe.experiments.base import Ask
 from probe.models import LoadedModel
 from probe.report.ranking import cells, top_heads
 
@@ -33,7 +34,7 @@ def retrieval_heads(
     """
     experiment = Retrieval(lengths=LENGTHS, needles=NEEDLES)
     spec = f"{experiment.spec}:lengths={LENGTHS},needles={NEEDLES}"
-    (answer,) = experiment.run(loaded, seed=seed, progress=progress)
+    (answer,) = experiment.run(Ask(loaded, seed=seed, progress=progress))
     n_heads = sum(1 for _ in cells(answer.head_map))
     wanted = max(1, round(share * n_heads))
     best = [name for name, score in top_heads(answer, wanted) if score > 0]

@@ -15,9 +15,9 @@ from probe.analysis.scoring.retrieval_heads import ChosenHeads, retrieval_heads
 from probe.analysis.scoring.scorer import Scorer, ShardScores
 from probe.analysis.scoring.shards import ShardStore
 from probe.analysis.scoring.summary import Scores, tally
-from probe.analysis.settle import evaluating
 from probe.errors import InputError
 from probe.models import LoadedModel
+from probe.readouts.evaluating import evaluating
 from probe.report.provenance import Provenance, utc_now
 
 

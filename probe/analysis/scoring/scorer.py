@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analysis.ablation.logits import Keep, rows_at_once
-from probe.analysis.ablation.losses import predicted, real_tokens, token_losses
 from probe.analysis.applied import Applied
 from probe.analysis.edit import spans_of
 from probe.analysis.forward import Runner, out_of_memory
@@ -21,10 +19,13 @@ from probe.analysis.scoring.batches import batches
 from probe.analysis.scoring.documents import Document
 from probe.analysis.scoring.options import ScoreOptions
 from probe.analysis.scoring.table import Scored
-from probe.analysis.settle import evaluating, settled
+from probe.analysis.settle import settled
 from probe.models import LoadedModel
 from probe.prompts import Prompt
 from probe.prompts.tokens import starts_with_bos
+from probe.readouts.evaluating import evaluating
+from probe.readouts.logits import Keep, rows_at_once
+from probe.readouts.losses import predicted, real_tokens, token_losses
 
 LEAST = 2  # tokens that a loss needs: the first is predicted by nothing
 

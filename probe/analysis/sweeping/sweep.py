@@ -8,13 +8,14 @@ from torch import Tensor
 
 from probe.analysis.forward import out_of_memory
 from probe.analysis.ready import idle_error
-from probe.analysis.settle import evaluating, settled
+from probe.analysis.settle import settled
 from probe.analysis.sweeping.answer import make_report
 from probe.analysis.sweeping.log import EffectLog
 from probe.analysis.sweeping.measure import Measure
 from probe.analysis.sweeping.options import SweepOptions
 from probe.analysis.sweeping.plan import Plan, prepare
 from probe.analysis.sweeping.units import Unit
+from probe.readouts.evaluating import evaluating
 from probe.report import Report
 
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analysis.ablation.logits import Logits, next_token_logits
 from probe.analysis.sweeping.cases import Group
 from probe.analysis.sweeping.reading import read
 from probe.analysis.sweeping.tasks import Task
 from probe.analysis.sweeping.track import HEAD_ROWS
 from probe.models import LoadedModel
+from probe.readouts.logits import Logits, next_token_logits
 from probe.seam.session import Session
 
 

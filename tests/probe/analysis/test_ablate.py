@@ -18,13 +18,13 @@ import probe
 from probe.analysis.ablation.comparing import divergence_of
 from probe.analysis.ablation.controls import draw_controls, heads_of
 from probe.analysis.ablation.intervals import intervals
-from probe.analysis.ablation.logits import next_token_logits
-from probe.analysis.ablation.losses import token_losses
 from probe.errors import BudgetError, InputError, InterventionError, UnknownNameError, UsageError
 from probe.interventions import guidance, patch, recording, scale, zero
 from probe.interventions.target import Target
 from probe.models import as_loaded
 from probe.prompts import Prompt
+from probe.readouts.logits import next_token_logits
+from probe.readouts.losses import token_losses
 from probe.seam.stage import Stage
 from probe.seam.verify import verify
 
@@ -115,7 +115,7 @@ def test_whole_logits_that_would_not_fit_are_refused(monkeypatch: pytest.MonkeyP
     model = Plain().eval()
     found, want = (token_losses(one, {"input_ids": ids}) for one in (model, model.inner))
     torch.testing.assert_close(found, want, equal_nan=True)
-    monkeypatch.setattr("probe.analysis.ablation.logits.MOST_WHOLE", 9 * 57 * 4 - 1)
+    monkeypatch.setattr("probe.readouts.logits.MOST_WHOLE", 9 * 57 * 4 - 1)
     with pytest.raises(BudgetError, match=r"2,052 bytes"):
         token_losses(model, {"input_ids": ids})
 

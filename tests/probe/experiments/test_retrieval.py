@@ -9,7 +9,7 @@ from small_models import bert, letters, llama
 
 from probe.errors import UsageError
 from probe.experiments import retrieval
-from probe.experiments.base import Experiment
+from probe.experiments.base import Ask, Experiment
 from probe.experiments.copying import copy_scores
 from probe.experiments.decoding import Step
 from probe.experiments.retrieval import Retrieval
@@ -39,7 +39,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 
 def test_planted_copying_head_scores_one(planted: LoadedModel) -> None:
     """The head that is built to copy scores 1 in every test; a previous-token head and idle heads score 0."""
-    (answer,) = Retrieval(lengths="40+60", depths="0.1+0.5+0.9", needles=1).run(planted)
+    (answer,) = Retrieval(lengths="40+60", depths="0.1+0.5+0.9", needles=1).run(Ask(planted))
     assert answer.head_map.sel(layer=1, head=0) == 1.0
     assert float(answer.head_map.sum()) == 1.0
     assert float(answer.extra["activation_frequency"].sel(layer=1, head=0)) == 1.0
@@ -51,7 +51,9 @@ def test_planted_copying_head_scores_one(planted: LoadedModel) -> None:
 
 def test_runs_repeat_and_restore(planted: LoadedModel) -> None:
     """The same seed gives the same answer; the model is left in the mode it was in, and unobserved."""
-    one, two = (Retrieval(lengths="40", depths="0.5", needles=1).run(planted, seed=3)[0] for _ in range(2))
+    one, two = (
+        Retrieval(lengths="40", depths="0.5", needles=1).run(Ask(planted, seed=3))[0] for _ in range(2)
+    )
     assert one.by_prompt.identical(two.by_prompt)
     assert not planted.model.training
     with Session(planted.model):
@@ -61,7 +63,7 @@ def test_runs_repeat_and_restore(planted: LoadedModel) -> None:
 def test_no_passed_test_is_an_answer(planted: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model never finds the needle, scores are NaN and a note says so."""
     planted.model.lm_head.weight.data.zero_()
-    (answer,) = Retrieval(lengths="40", depths="0.5", needles=1).run(planted)
+    (answer,) = Retrieval(lengths="40", depths="0.5", needles=1).run(Ask(planted))
     assert answer.head_map.shape == (2, 2)
     assert answer.head_map.isnull().all()
     assert answer.by_prompt is None
@@ -71,10 +73,10 @@ def test_no_passed_test_is_an_answer(planted: LoadedModel, monkeypatch: pytest.M
 
 def test_lengths_beyond_the_model_are_left_out(planted: LoadedModel) -> None:
     """A length that does not fit into the model's positions is left out with a note; the others count."""
-    (answer,) = Retrieval(lengths="40+500", depths="0.5", needles=1).run(planted)
+    (answer,) = Retrieval(lengths="40+500", depths="0.5", needles=1).run(Ask(planted))
     assert float(answer.head_map.sel(layer=1, head=0)) == 1.0
     assert any("length 500 was left out" in note and "128 positions" in note for note in answer.notes)
-    (none,) = Retrieval(lengths="500", depths="0.5", needles=1).run(planted)
+    (none,) = Retrieval(lengths="500", depths="0.5", needles=1).run(Ask(planted))
     assert none.head_map.isnull().all()
     assert "not applicable" in none.notes[0]
 
@@ -83,7 +85,7 @@ def test_progress_counts_every_test(planted: LoadedModel) -> None:
     """Progress is told before each test and at the end."""
     told: list[tuple[int, int]] = []
     Retrieval(lengths="40", depths="0.1+0.9", needles=1).run(
-        planted, progress=lambda done, total, _what: told.append((done, total))
+        Ask(planted, progress=lambda done, total, _what: told.append((done, total)))
     )
     assert told == [(0, 2), (1, 2), (2, 2)]
 
@@ -99,7 +101,7 @@ def test_progress_counts_every_test(planted: LoadedModel) -> None:
 def test_models_that_cannot_be_asked(model, tokenizer, style, why) -> None:
     """An encoder, a model without tokenizer, and chat style without a template get NaN for every head and a reason."""
     loaded = LoadedModel(model(), tokenizer(), "small", ModelSource("given"))
-    (answer,) = Retrieval(style=style).run(loaded)
+    (answer,) = Retrieval(style=style).run(Ask(loaded))
     assert answer.head_map.shape == (2, 4)
     assert answer.head_map.isnull().all()
     assert why in answer.notes[0]
@@ -183,7 +185,7 @@ def test_rouge_recall(reference: str, response: str, recall: float) -> None:
 
 def test_known_retrieval_heads_of_real_weights(smollm2: LoadedModel) -> None:
     """On SmolLM2 the four sharp retrieval heads are all among the top six, and most tests count."""
-    (answer,) = Retrieval(lengths="300", depths="0.5", needles=2).run(smollm2)
+    (answer,) = Retrieval(lengths="300", depths="0.5", needles=2).run(Ask(smollm2))
     best = answer.head_map.stack(at=("layer", "head")).to_series().nlargest(6)
     found = {f"L{layer}.H{head}" for layer, head in best.index}
     assert {"L18.H6", "L20.H6", "L18.H7", "L17.H3"} <= found

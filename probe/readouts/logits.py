@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.analysis.ablation.head import Head
 from probe.errors import BudgetError, UsageError
+from probe.readouts.head import Head
 
 ROWS = 512  # rows of logits at a time, at most
 MOST_AT_ONCE = 2**25  # logits at a time, at most: 134 MB in float32

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probe.analysis.ablation.logits import (
+from probe.readouts.logits import (
     ROWS,
     Forward,
     Logits,

@@ -1,0 +1,27 @@
+"""Suites: metrics and experiments that belong together, run by one name."""
+
+from collections.abc import Mapping
+
+from probe.errors import UnknownNameError
+
+PREFIX = "suite:"
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "retrieval": ("retrieval",),
+    "sinks": ("sink", "value_norm", "head_output_norm"),
+    "rhythm": ("waad", "future_influence", "local_global"),
+    "anchors": ("received",),
+    "entropy": ("entropy", "entropy:normalized=true", "effective_keys", "max_prob"),
+    "importance": ("received",),
+    "redundancy": ("head_output_norm",),
+    "depends": ("distance", "previous_token", "duplicate_token", "induction"),
+}
+
+
+def suite(name: str) -> list[str]:
+    """The specs of a suite; ``all`` is every suite, each spec once. Raises `UnknownNameError`."""
+    if name == "all":
+        return list(dict.fromkeys(spec for specs in SUITES.values() for spec in specs))
+    if name not in SUITES:
+        raise UnknownNameError.of("suite", name, (*SUITES, "all"))
+    return list(SUITES[name])

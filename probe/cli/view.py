@@ -11,7 +11,7 @@ from rich.text import Text
 
 from probe.cli.strip import mean, ruler, strip
 from probe.report import Answer, Provenance, Report
-from probe.report.ranking import cells, top_heads
+from probe.report.ranking import cells, head_axis, top_heads
 
 _LABEL = 10  # width of the column of labels
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -60,7 +60,9 @@ def _answer(key: str, answer: Answer, out: Console) -> None:
     found = list(cells(answer.head_map))
     defined = [value for _, _, value in found if math.isfinite(value)]
     out.print(Text(clean(key), style="bold"), Text(f"({clean(answer.unit)}) {clean(answer.summary)}"))
-    if not defined:
+    if head_axis(answer.head_map) == "model":
+        out.print(_row("model", number(defined[0]) if defined else "the value is not defined"))
+    elif not defined:
         out.print(_row("", "no head has a defined value"))
     else:
         _strips(found, (min(defined), max(defined)), answer, out)

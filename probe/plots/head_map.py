@@ -29,6 +29,10 @@ def head_map(
         ReportError: the array has other axes.
     """
     axis = head_axis(data)
+    if axis == "model":
+        raise ReportError(
+            f"a head map was asked; the array is one number of the whole model, {float(data):.4g}: nothing to draw"
+        )
     if set(data.dims) != {"layer", axis}:
         found = ", ".join(map(str, data.dims))
         raise ReportError(

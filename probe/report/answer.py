@@ -11,7 +11,8 @@ import xarray as xr
 class Answer:
     """What one metric found in one tower.
 
-    `head_map` has axes (layer, head), (layer, kv_head), (layer, expert) or (layer,), NaN where a layer has fewer heads
+    `head_map` has axes (layer, head), (layer, kv_head), (layer, expert), (layer,), or none for one number of the whole
+    model; NaN where a layer has fewer heads
     (coordinate ``n_heads`` over layer says how many) and where the value is undefined. `by_prompt` adds a leading
     ``prompt`` axis.
     `token_maps` holds, per prompt, axes (layer, head, token). `extra` holds further labelled arrays by name.

@@ -52,6 +52,8 @@ def _section(answer: Answer, key: str, *, first: bool) -> str:
 
 def _table(answer: Answer) -> str:
     found = list(cells(answer.head_map))
+    if head_axis(answer.head_map) == "model":  # the summary line holds the number already
+        return "" if math.isfinite(found[0][2]) else "<p><small>the value is not defined</small></p>"
     if len(found) > MAX_CELLS:
         return f"<p><small>{len(found)} heads: see to_frame() or probe.plots.head_map.</small></p>"
     defined = [value for _, _, value in found if math.isfinite(value)]

@@ -49,9 +49,15 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 def head_map_json(head_map: xr.DataArray) -> dict[str, Any]:
     """A head map as ``{"axes", "layers", "values"}``, one row (or number) per layer, undefined values null.
 
+    One number of the whole model has no axes and no layers.
+
     >>> head_map_json(xr.DataArray([[0.5, float("nan")]], dims=("layer", "head")))
     {'axes': ['layer', 'head'], 'layers': [0], 'values': [[0.5, None]]}
+    >>> head_map_json(xr.DataArray(0.5))
+    {'axes': [], 'layers': [], 'values': 0.5}
     """
+    if head_axis(head_map) == "model":
+        return {"axes": [], "layers": [], "values": finite(float(head_map))}
     axis, layers = head_axis(head_map), axis_labels(head_map, "layer")
     rows = [row[:count].tolist() for row, count in zip(grid(head_map), head_counts(head_map), strict=True)]
     if axis == "layer":

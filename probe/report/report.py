@@ -70,14 +70,14 @@ class Report:
     def top(self, key: str, n: int = 10, tower: str | None = None) -> pd.DataFrame:
         """The first `n` heads, columns layer, head, score: the metric's better end first, undefined last.
 
-        Where a layer has one value, `head` is 0.
+        Where a layer has one value, `head` is 0; a number of the whole model is of layer -1.
         """
         if n < 0:
             raise ReportError(f"the top {n} heads were asked; ask for 0 or more")
         return ranked(self.answer(key, tower)).head(n)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per head and answer: metric, tower, layer, axis (head, kv_head, expert, layer), head, value, unit."""
+        """One row per head and answer: metric, tower, layer, axis (head, …, layer, model), head, value, unit."""
         rows = [
             (key, answer.tower, layer, head_axis(answer.head_map), head, value, answer.unit)
             for key, answer in zip(self.keys(), self.answers, strict=True)

@@ -11,6 +11,7 @@ from probe.interventions.named_spans import require_spans
 from probe.interventions.target import Target
 from probe.models import LoadedModel
 from probe.prompts import Prompt
+from probe.seam.declared import declared_heads
 from probe.seam.hub import hub_of
 from probe.seam.places import places
 from probe.seam.session import Session
@@ -30,15 +31,19 @@ def check_interventions(interventions: object) -> tuple[Any, ...]:
 
 
 def require_places(interventions: Sequence[Any], loaded: LoadedModel) -> None:
-    """Refuse, before anything runs, what the model does not have; heads are checked where their number is known."""
+    """Refuse, before anything runs, what the model does not have.
+
+    Heads are checked where their number is known: seen when the model was verified, or stated by its modules.
+    """
     found = places(loaded.model)
     known = verify_on_first_use(loaded.model) if interventions else None
+    heads = declared_heads(loaded.model) | (known.heads if known is not None else {})
     for one in interventions:
         target = getattr(one, "target", None)
         if isinstance(one, Requires):
-            one.require(found, known.heads if known is not None else {})
+            one.require(found, heads)
         elif isinstance(target, Target):
-            target.require(found, known.heads if known is not None else {})
+            target.require(found, heads)
 
 
 def ready(

@@ -4,8 +4,7 @@ import re
 from typing import Any
 
 from probe.errors import UsageError
-from probe.interventions.making import ALIASES, make, parameters
-from probe.interventions.table import INTERVENTIONS
+from probe.interventions.making import make, wants_heads
 from probe.terms import HeadId
 
 
@@ -17,7 +16,7 @@ def read_how(how: list[str], heads: str | None) -> list[Any]:
         UsageError: a head that cannot be one, or heads that no intervention takes.
     """
     named = None if heads is None else read_heads(heads)
-    takes = [named is not None and _takes_heads(spec) for spec in how]
+    takes = [named is not None and wants_heads(spec) for spec in how]
     made = [
         make(spec, heads=named) if takes_them else make(spec)
         for spec, takes_them in zip(how, takes, strict=True)
@@ -40,12 +39,3 @@ def read_heads(text: str) -> list[str]:
     if not all(part.strip() for part in parts):
         raise UsageError(f"--heads {text!r} was asked; it leaves a head empty: write L18.H6,L20.H6")
     return [str(HeadId.parse(part.strip())) for part in parts]
-
-
-def _takes_heads(spec: str) -> bool:
-    """Whether a spec's intervention has heads and the spec leaves them open."""
-    name, _, rest = spec.strip().partition(":")
-    name = name.partition("=")[0]
-    factory = INTERVENTIONS.get(ALIASES.get(name, name))
-    given = {item.partition("=")[0] for item in rest.split(",")}
-    return factory is not None and "heads" in parameters(factory) and "heads" not in given

@@ -1,50 +1,36 @@
 """Dropped edges: some queries lose what some keys gave them, and the rest of the row stays as it is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from dataclasses import dataclass
+from typing import Unpack
 
 from probe_kernels.types import Edits
 from torch import Tensor
 
+from probe.interventions.edges import Edges
 from probe.interventions.editing import edit_probs
-from probe.interventions.span import SpanChoice, as_text, checked, members
+from probe.interventions.span import SpanChoice, as_text, checked
 from probe.interventions.target import Region, Target, name_of
 from probe.seam.call import AttentionCall
 from probe.terms import HeadId
 
 
 @dataclass(frozen=True)
-class Drop:
+class Drop(Edges):
     """p := 0 from the chosen queries to the keys of a span, after the softmax: z loses exactly Σ p·v of the span.
 
     Rows sum to less than before; a learned sink keeps its mass. Renormalised: `knockout`.
     """
-
-    target: Target
-    keys: SpanChoice
-    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """How reports name it."""
         return name_of("drop", self.target, keys=as_text(self.keys))
 
-    @property
-    def needs_spans(self) -> tuple[SpanChoice, ...]:
-        """The keys."""
-        return (self.keys,)
-
-    def control(self, seed: int) -> "Drop":
-        """The same edges, on as many other heads of each layer, drawn with `seed`."""
-        return replace(self, target=self.target.control(seed))
-
     def edits(self, call: AttentionCall) -> Edits:
         """Take the mass away, without giving it to other keys."""
-        if not self.target.applies(call):
-            return Edits()
-        key_in = members(self.keys, call, call.key_index, "keys")
-        if not bool(key_in.any()):
+        key_in = self.keys_in(call)
+        if key_in is None:
             return Edits()
 
         def cut(p: Tensor, _rows: slice, keys: slice) -> Tensor:

@@ -1,50 +1,36 @@
 """Knock-out: some queries can no longer see some keys, and the rest of the row is renormalised."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from dataclasses import dataclass
+from typing import Unpack
 
 from probe_kernels.types import Edits
 from torch import Tensor
 
+from probe.interventions.edges import Edges
 from probe.interventions.editing import edit_scores
-from probe.interventions.span import SpanChoice, as_text, checked, members
+from probe.interventions.span import SpanChoice, as_text, checked
 from probe.interventions.target import Region, Target, name_of
 from probe.seam.call import AttentionCall
 from probe.terms import HeadId
 
 
 @dataclass(frozen=True)
-class Knockout:
+class Knockout(Edges):
     """s := -inf from the chosen queries to the keys of a span, before the softmax.
 
     A row whose keys are all knocked out sees nothing: z = 0.
     """
-
-    target: Target
-    keys: SpanChoice
-    narrow: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """How reports name it."""
         return name_of("knockout", self.target, keys=as_text(self.keys))
 
-    @property
-    def needs_spans(self) -> tuple[SpanChoice, ...]:
-        """The keys."""
-        return (self.keys,)
-
-    def control(self, seed: int) -> "Knockout":
-        """The same edges, on as many other heads of each layer, drawn with `seed`."""
-        return replace(self, target=self.target.control(seed))
-
     def edits(self, call: AttentionCall) -> Edits:
         """Hide the edges inside the sweep, so that z and every statistic come from the edited row."""
-        if not self.target.applies(call):
-            return Edits()
-        key_in = members(self.keys, call, call.key_index, "keys")
-        if not bool(key_in.any()):
+        key_in = self.keys_in(call)
+        if key_in is None:
             return Edits()
 
         def hide(block: Tensor, rows: slice, keys: slice) -> Tensor:

@@ -138,3 +138,18 @@ _READERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     bool: (lambda text: _BOOLEANS[text.lower()], "true or false"),
     str: (str, "text"),
 }
+
+
+def wants_heads(how: object) -> bool:
+    """Whether an intervention is given as a spec that takes heads and names none.
+
+    >>> wants_heads("uniform_past"), wants_heads("zero:heads=L1.H2"), wants_heads("skip_layer:layers=3")
+    (True, False, False)
+    """
+    if not isinstance(how, str):
+        return False
+    name, _, rest = how.strip().partition(":")
+    name = name.partition("=")[0]
+    factory = INTERVENTIONS.get(ALIASES.get(name, name))
+    named = {item.partition("=")[0] for item in rest.split(",")}
+    return factory is not None and "heads" in parameters(factory) and "heads" not in named

@@ -5,24 +5,8 @@ from typing import Any
 
 from probe.analysis.ready import check_interventions
 from probe.errors import UsageError
-from probe.interventions.making import ALIASES, make, parameters
-from probe.interventions.table import INTERVENTIONS
+from probe.interventions.making import make, wants_heads
 from probe.terms import HeadId
-
-
-def wants_heads(how: object) -> bool:
-    """Whether an intervention is given as a spec that takes heads and names none.
-
-    >>> wants_heads("uniform_past"), wants_heads("zero:heads=L1.H2"), wants_heads("skip_layer:layers=3")
-    (True, False, False)
-    """
-    if not isinstance(how, str):
-        return False
-    name, _, rest = how.strip().partition(":")
-    name = name.partition("=")[0]
-    factory = INTERVENTIONS.get(ALIASES.get(name, name))
-    named = {item.partition("=")[0] for item in rest.split(",")}
-    return factory is not None and "heads" in parameters(factory) and "heads" not in named
 
 
 def make_mask(how: object, heads: Sequence[str] | None) -> Any:

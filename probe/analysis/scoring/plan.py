@@ -15,11 +15,12 @@ from probe.analysis.records import model_record
 from probe.analysis.resume import check_output
 from probe.analysis.scoring.arrow import parquet
 from probe.analysis.scoring.documents import DataRecord, Source
-from probe.analysis.scoring.masking import make_mask, read_names, wants_heads
+from probe.analysis.scoring.masking import make_mask, read_names
 from probe.analysis.scoring.options import ScoreOptions
 from probe.analysis.scoring.ray_cluster import import_ray
 from probe.analysis.scoring.reading import open_documents
 from probe.errors import InputError, UsageError
+from probe.interventions.making import wants_heads
 from probe.models import LoadedModel, load
 from probe.report.provenance import ModelRecord, utc_now
 

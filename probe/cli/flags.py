@@ -25,3 +25,4 @@ NewTokens = Annotated[
     int,
     typer.Option("--new-tokens", "--tokens", metavar="N", min=0, help="Continue the text by N tokens."),
 ]
+NoText = Annotated[bool, typer.Option("--no-text", help="Save no prompt text: a report to share.")]

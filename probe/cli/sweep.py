@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from probe.cli.flags import Device, Dtype, File, Json, MaxTokens, Model, Prompts, Seed, Text
+from probe.cli.flags import Device, Dtype, File, Json, MaxTokens, Model, NoText, Prompts, Seed, Text
 from probe.cli.typed import typed
 
 _How = Annotated[
@@ -36,7 +36,6 @@ _Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Save the report here; a killed sweep goes on from it."),
 ]
-_NoText = Annotated[bool, typer.Option("--no-text", help="Save no prompt text: a report to share.")]
 
 
 def sweep(
@@ -51,7 +50,7 @@ def sweep(
     phase: _Phase = None,
     max_tokens: MaxTokens = None,
     out: _Out = None,
-    no_text: _NoText = False,
+    no_text: NoText = False,
     as_json: Json = False,
     device: Device = None,
     dtype: Dtype = None,

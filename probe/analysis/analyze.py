@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from probe.analysis.beside import beside, untrained_plan
 from probe.analysis.fingerprint import fingerprint
 from probe.analysis.forward import Runner, out_of_memory
 from probe.analysis.kept_size import announce_kept
@@ -16,10 +17,12 @@ from probe.analysis.resume import Unfinished
 from probe.analysis.settle import settled
 from probe.analysis.sweep import Found, Sweep
 from probe.analysis.tally import Tally
+from probe.errors import ProbeError
 from probe.experiments.base import Ask, Experiment
 from probe.metrics.answering import answers, reordered
 from probe.readouts.evaluating import evaluating
 from probe.report import Report
+from probe.report.baseline import UNTRAINED
 from probe.seam import Session
 from probe.seam.verify import verify
 
@@ -63,6 +66,8 @@ def analyze(
     try:
         with settled(asked.seed, deterministic=asked.deterministic, device=plan.loaded.device):
             outcome = _run(plan, store)
+            if asked.baseline is not None:
+                _untrained(plan, metrics, interventions, outcome, store)
     except BaseException:
         if store is not None:
             store.abandon()
@@ -100,6 +105,27 @@ def _run(plan: Plan, store: Unfinished | None) -> Outcome:
     if plan.sweeps and any(item.prompt is not None for item in plan.inputs.items):
         outcome.notes += [note for note in (runner.note(),) if note is not None]
     return outcome
+
+
+def _untrained(
+    plan: Plan, metrics: object, interventions: object, outcome: Outcome, store: Unfinished | None
+) -> None:
+    """Put the answers of the untrained model beside those of the outcome; what it cannot answer says why."""
+    other = untrained_plan(plan, metrics, interventions)
+    whole, reasons = other.choice, dict[str, str]()
+    inner = None if store is None else Unfinished(store.folder / UNTRAINED, store.fingerprint)
+    try:
+        found = _run(replace(other, choice=replace(whole, experiments=())), inner)
+    finally:
+        if inner is not None:
+            inner.abandon()
+    for experiment in whole.experiments:
+        try:
+            with evaluating(other.loaded.model):
+                _experiment(experiment, other, found)
+        except ProbeError as error:
+            reasons[experiment.spec] = str(error)
+    outcome.answers = beside(outcome.answers, found.answers, reasons, plan.options.seed)
 
 
 def _experiment(experiment: Experiment, plan: Plan, outcome: Outcome) -> None:

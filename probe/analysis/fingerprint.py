@@ -33,7 +33,16 @@ def fingerprint(
         "interventions": [repr(one) for one in interventions],
         "options": {
             name: getattr(options, name)
-            for name in ("mode", "keep", "chunk", "batch_size", "seed", "deterministic", "kernels")
+            for name in (
+                "mode",
+                "keep",
+                "chunk",
+                "batch_size",
+                "seed",
+                "deterministic",
+                "kernels",
+                "baseline",
+            )
         },
         "versions": {"probe": __version__, "torch": torch.__version__},
     }

@@ -75,13 +75,14 @@ def forecast(
     seconds, how = _seconds(plan, runner, longest, metrics)
     experiments = [one.spec for one in plan.choice.experiments]
     left = f"; {', '.join(experiments)} not counted" if experiments else ""
+    models = 1 if plan.options.baseline is None else 2  # the untrained one runs the same prompts
     return Forecast(
         tokens=plan.inputs.n_tokens,
         prompts=plan.inputs.n_prompts,
-        bytes_model=_model_bytes(plan.loaded.model),
+        bytes_model=models * _model_bytes(plan.loaded.model),
         bytes_peak=_peak_bytes(plan, shapes, longest.n_tokens),
         bytes_output=_output_bytes(plan, shapes),
-        seconds=seconds,
+        seconds=models * seconds,
         note=f"{how}; peak from the widths of one layer, float32 statistics and one position of logits{left}",
     )
 

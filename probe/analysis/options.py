@@ -7,7 +7,12 @@ from typing import ClassVar, Literal
 from probe.analysis.choices import Choices
 from probe.errors import UsageError
 
-_CHOICES = {"mode": ("fused", "shadow"), "keep": ("none", "map", "qk"), "on_unseen": ("error", "note")}
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "mode": ("fused", "shadow"),
+    "keep": ("none", "map", "qk"),
+    "on_unseen": ("error", "note"),
+    "baseline": (None, "untrained"),
+}
 _POSITIVE = ("max_tokens", "chunk", "batch_size")
 
 
@@ -30,6 +35,8 @@ class AnalyzeOptions(Choices):
         text: Keep prompts and tokens in the report; False makes a report that can be shared.
         kernels: Backend: ``reference``, ``torch`` or ``triton``; None chooses by device.
         by_prompt: Keep values per prompt, which intervals are computed from.
+        baseline: ``untrained`` puts the same metrics of the same model with re-initialised weights beside every answer
+            (``extra["untrained"]``): twice the time, and a second model in memory.
         command: The command line, for the record.
         progress: Called with (done, total, what) after every step.
         on_unseen: Attention layers that never reached the seam, in a model where others did, are listed in the report
@@ -51,6 +58,7 @@ class AnalyzeOptions(Choices):
     text: bool = True
     kernels: str | None = None
     by_prompt: bool = True
+    baseline: str | None = None
     command: str | None = None
     on_unseen: str = "note"
 
@@ -58,7 +66,7 @@ class AnalyzeOptions(Choices):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(
-                    f"{name}={getattr(self, name)!r} was asked; it is one of {', '.join(choices)}"
+                    f"{name}={getattr(self, name)!r} was asked; it is one of {', '.join(map(str, choices))}"
                 )
         for name in _POSITIVE:
             value = getattr(self, name)

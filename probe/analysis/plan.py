@@ -13,6 +13,7 @@ from probe.errors import UsageError
 from probe.interventions.base import edits_pattern
 from probe.metrics.base import Metric
 from probe.models import LoadedModel, load
+from probe.models.untrained import check_buildable
 from probe.report.provenance import utc_now
 from probe.seam.places import places
 
@@ -69,6 +70,8 @@ def prepare(
     check_backend(options.kernels, loaded)
     if not places(loaded.model):
         raise UsageError(f"{loaded.name} was asked; it has no attention layers: give a transformer")
+    if options.baseline is not None:
+        check_buildable(loaded)
     inputs = read_inputs(prompts, loaded, options)
     edits = ready(edits, loaded, [item.prompt for item in inputs.items if item.prompt is not None])
     return Plan(loaded, inputs, choice, edits, options, shipped=prompts is None)

@@ -132,6 +132,7 @@ def settings(options: AnalyzeOptions, interventions: Sequence[Any]) -> dict[str,
         "max_tokens": options.max_tokens,
         "chunk": options.chunk,
         "keep": None if options.keep == "none" else options.keep,
+        "baseline": options.baseline,
         "interventions": [one.name for one in interventions],
     }
     return {name: value for name, value in shown.items() if value not in (None, [])}

@@ -60,7 +60,7 @@ class Unfinished:
         Raises:
             OutputError: the folder holds an unfinished run of something else; the message names what differs.
         """
-        self.root = folder
+        self.root, self.fingerprint = folder, fingerprint
         self.folder = folder / UNFINISHED
         known = self._known()
         asked = json.loads(json.dumps(fingerprint))

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from probe.cli.flags import Device, Dtype, MaxTokens, Model, NoText, Seed
 from probe.cli.typed import typed
 
-_Model = Annotated[str, typer.Argument(metavar="[MODEL]", help="A known model, a hub id or a local path.")]
 _Text = Annotated[str | None, typer.Option("--text", metavar="T", help="Analyze this text.")]
 _File = Annotated[
     Path | None, typer.Option("--file", metavar="F", help="Analyze the text of this UTF-8 file.")
@@ -37,14 +37,6 @@ _Out = Annotated[
 _Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object and nothing else; save only with --out.")
 ]
-_Device = Annotated[str | None, typer.Option("--device", metavar="D", help="Where to run, such as cuda.")]
-_Dtype = Annotated[
-    str | None, typer.Option("--dtype", metavar="T", help="What to compute in, such as bfloat16.")
-]
-_MaxTokens = Annotated[
-    int | None,
-    typer.Option("--max-tokens", metavar="N", min=1, help="Keep the first N tokens of every prompt."),
-]
 _Chunk = Annotated[
     int | None,
     typer.Option("--chunk", metavar="N", min=1, help="Prefill N tokens at a time, to save memory."),
@@ -55,13 +47,17 @@ _Keep = Annotated[
         "--keep", metavar="map|qk", help="Also save pooled maps (with --out), or queries and keys; or none."
     ),
 ]
+_Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline", metavar="untrained", help="Also measure the same model with re-initialised weights."
+    ),
+]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell tokens, bytes and minutes.")]
-_NoText = Annotated[bool, typer.Option("--no-text", help="Save no prompt text: a report to share.")]
-_Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything random.")]
 
 
 def analyze(
-    model: _Model = "smollm2-135m",
+    model: Model = "smollm2-135m",
     text: _Text = None,
     file: _File = None,
     prompts: _Prompts = None,
@@ -69,13 +65,14 @@ def analyze(
     suite: _Suite = None,
     out: _Out = None,
     as_json: _Json = False,
-    device: _Device = None,
-    dtype: _Dtype = None,
-    max_tokens: _MaxTokens = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_tokens: MaxTokens = None,
     chunk: _Chunk = None,
     keep: _Keep = None,
-    no_text: _NoText = False,
-    seed: _Seed = 0,
+    baseline: _Baseline = None,
+    no_text: NoText = False,
+    seed: Seed = 0,
     dry_run: _DryRun = False,
 ) -> None:
     """Measure what every attention head does, and save the report."""
@@ -98,6 +95,7 @@ def analyze(
             "chunk": chunk,
             "text": not no_text,
             "seed": seed,
+            "baseline": baseline,
             "command": None if no_text else typed(),
         },
     )

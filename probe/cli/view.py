@@ -11,6 +11,7 @@ from rich.text import Text
 
 from probe.cli.strip import mean, ruler, strip
 from probe.report import Answer, Provenance, Report
+from probe.report.baseline import baseline_of
 from probe.report.ranking import cells, head_axis, top_heads
 
 _LABEL = 10  # width of the column of labels
@@ -67,8 +68,22 @@ def _answer(key: str, answer: Answer, out: Console) -> None:
     else:
         _strips(found, (min(defined), max(defined)), answer, out)
         out.print(_row("top", _top(answer, out.width - _LABEL)))
+        _baseline(answer, (min(defined), max(defined)), out)
     for note in answer.notes:
         out.print(_row("note", clean(note)))
+
+
+def _baseline(answer: Answer, scale: tuple[float, float], out: Console) -> None:
+    """The layer means of the untrained model on the same scale, where a baseline was asked."""
+    other = baseline_of(answer)
+    if other is None:
+        return
+    layers: dict[int, list[float]] = {}
+    for layer, _, value in cells(other):
+        layers.setdefault(layer, []).append(value)
+    plain = "utf" not in (out.encoding or "").lower()
+    means = [mean(values) for values in layers.values()]
+    out.print(_row("base", strip(means, scale, out.width - _LABEL, plain=plain)))
 
 
 def _strips(

@@ -13,6 +13,7 @@ from typing import Any
 import xarray as xr
 
 from probe.report.answer import Answer
+from probe.report.baseline import baseline_of, comparison_json
 from probe.report.lookup import key_of
 from probe.report.provenance import Provenance
 from probe.report.ranking import axis_labels, grid, head_axis, head_counts, top_heads
@@ -36,6 +37,9 @@ def report_json(answers: Sequence[Answer], provenance: Provenance) -> dict[str, 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
     """The JSON object of one answer: its head map and what is needed to read it."""
+    compared = comparison_json(answer)
+    other = baseline_of(answer)
+    beside = {} if compared is None or other is None else {**finite(compared), **head_map_json(other)}
     return {
         "unit": answer.unit,
         "better": answer.better,
@@ -43,6 +47,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         **head_map_json(answer.head_map),
         "top": [[name, score] for name, score in top_heads(answer, TOP)],
         "notes": list(answer.notes),
+        **({"baseline": beside} if beside else {}),
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from probe.errors import UsageError
+from probe.experiments.aligning import alignment
 from probe.experiments.base import Ask
 from probe.experiments.copying import copy_scores
 from probe.experiments.decoding import decode, stops_at
@@ -35,7 +36,11 @@ class Retrieval:
     A needle is hidden in a haystack and asked for; the model answers greedily. Head h *copies* at the step that emits
     token w iff its most attended key j* (over all visible keys) lies in the answer's span and x[j*] = w. Then
     ``score_h = |answer tokens copied by h| / |answer tokens|`` (as sets), averaged over the tests whose response has a
-    ROUGE-1 recall of the answer above 0.5. Heads at or above 0.1 are called retrieval heads.
+    ROUGE-1 recall of the answer above 0.5. Heads at or above 0.1 are called retrieval heads; those that copy in every
+    counted test are always active, those that never do score exactly 0, the rest are dynamic.
+
+    The answer's tokens are found by its characters: a token that the tokenizer joined across the answer's edge counts
+    as the answer's, and a note names the tests. Tests whose answer is not found among the tokens are refused by name.
 
     Wu et al. 2024, Retrieval Head Mechanistically Explains Long-Context Factuality (arXiv:2404.15574).
 
@@ -131,8 +136,8 @@ class Retrieval:
     def _run_one(self, model: LoadedModel, test: _Test, stop: Callable[[int], bool]) -> Outcome:
         prompt, needle = test.prompt, test.hidden.needle
         found = prompt.spans["answer"]
-        # All of the answer's words must be in the tokens that count as the answer; else scores would be silent zeros.
-        located = rouge1_recall(needle.answer, _text(model, np.asarray(prompt.tokens)[found].tolist())) == 1.0
+        aligned = alignment(prompt, found, needle.answer, model.tokenizer)
+        located = aligned != "lost"
         steps = decode(
             model, prompt, limit=len(_answer_tokens(model, needle.answer)) + EXTRA_STEPS, stop=stop
         )
@@ -144,7 +149,7 @@ class Retrieval:
             depth=test.hidden.depth,
             recall=rouge1_recall(needle.answer, response),
             counted=located and rouge1_recall(needle.answer, response) > GATE,
-            located=located,
+            alignment=aligned,
             response=response,
             scores=copy_scores(steps, prompt.tokens, found, heads, dedup=self.dedup) if located else {},
             heads=heads,

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from probe.experiments.aligning import Alignment, alignment_notes
+from probe.experiments.retrieval_split import RETRIEVAL_HEAD, activity, shares_line
 from probe.metrics.base import MetricInfo
 from probe.models import LoadedModel
 from probe.report.answer import Answer
-
-RETRIEVAL_HEAD = 0.1  # the paper's threshold for calling a head a retrieval head
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Outcome:
     depth: float
     recall: float  # ROUGE-1 recall of the answer
     counted: bool
-    located: bool  # the answer's tokens were found in the prompt
+    alignment: Alignment  # whether the answer's tokens were found in the prompt
     response: str
     scores: dict[int, np.ndarray]
     heads: dict[int, int]
@@ -32,11 +32,10 @@ class Outcome:
 def retrieval_answer(
     info: MetricInfo, spec: str, outcomes: Sequence[Outcome], notes: Sequence[str]
 ) -> Answer:
-    """Mean score over counted tests (NaN where none counts), values per test, activation frequency, and the grids.
+    """Mean score over counted tests (NaN where none counts), values per test, how often heads copy, and the grids.
 
-    `extra` holds ``activation_frequency`` (layer, head): share of counted tests with at least one copied token;
-    ``gate`` (length, depth): share of tests passed; ``top_head`` (length, depth): mean score, over the counted tests
-    of the cell, of the head that is best overall.
+    `extra` holds what `activity` gives; ``gate`` (length, depth): share of tests passed; ``top_head`` (length, depth):
+    mean score, over the counted tests of the cell, of the head that is best overall.
     """
     n_heads = {layer: n for outcome in outcomes for layer, n in outcome.heads.items()}
     layers = sorted(n_heads)
@@ -52,7 +51,8 @@ def retrieval_answer(
         "n_heads": ("layer", np.array([n_heads[layer] for layer in layers], dtype=np.int64)),
     }
     mean = tests.mean(0) if counted else np.full(shape, np.nan)
-    active = np.where(np.isnan(mean), np.nan, (tests > 0).mean(0)) if counted else np.full(shape, np.nan)
+    grid = (sorted({one.length for one in outcomes}), sorted({one.depth for one in outcomes}))
+    active = activity(tests, [(one.length, one.depth) for one in counted], grid, coords)
     by_test = xr.DataArray(
         tests, dims=("prompt", "layer", "head"), coords={"prompt": [one.id for one in counted], **coords}
     )
@@ -62,11 +62,11 @@ def retrieval_answer(
         xr.DataArray(mean, dims=("layer", "head"), coords=coords),
         by_test if counted else None,
         {
-            "activation_frequency": xr.DataArray(active, dims=("layer", "head"), coords=coords),
+            **active,
             "gate": _grid(outcomes, [float(one.counted) for one in outcomes]),
             "top_head": _grid(outcomes, _top_scores(outcomes, tests, mean)),
         },
-        [*_lines(outcomes, mean), *notes],
+        [*_lines(outcomes, mean), *([shares_line(active["shares"])] if counted else []), *notes],
     )
 
 
@@ -108,12 +108,7 @@ def _lines(outcomes: Sequence[Outcome], mean: np.ndarray) -> list[str]:
         )
     else:
         lines.append("no test was passed, so no head has a score: try shorter lengths or another style")
-    lost = [outcome.id for outcome in outcomes if not outcome.located]
-    if lost:
-        lines.append(
-            f"{len(lost)} tests were not counted: the answer's tokens were not found ({', '.join(lost[:3])})"
-        )
-    return lines
+    return [*lines, *alignment_notes({one.id: one.alignment for one in outcomes})]
 
 
 def _top_scores(outcomes: Sequence[Outcome], tests: np.ndarray, mean: np.ndarray) -> list[float]:

@@ -8,3 +8,49 @@ LI_2025 = """@misc{li2025attention,
   eprint={2510.13554},
   archivePrefix={arXiv}
 }"""
+
+GUO_2024 = """@misc{guo2024active,
+  title={Active-Dormant Attention Heads: Mechanistically Demystifying Extreme-Token Phenomena in LLMs},
+  author={Guo, Tianyu and Pai, Druv and Bai, Yu and Jiao, Jiantao and Jordan, Michael I. and Mei, Song},
+  year={2024},
+  eprint={2410.13835},
+  archivePrefix={arXiv}
+}"""
+
+SUN_2024 = """@inproceedings{sun2024massive,
+  title={Massive Activations in Large Language Models},
+  author={Sun, Mingjie and Chen, Xinlei and Kolter, J. Zico and Liu, Zhuang},
+  booktitle={Conference on Language Modeling},
+  year={2024}
+}"""
+
+GU_2025 = """@inproceedings{gu2025attention,
+  title={When Attention Sink Emerges in Language Models: An Empirical View},
+  author={Gu, Xiangming and Pang, Tianyu and Du, Chao and Liu, Qian and Zhang, Fengzhuo and Du, Cunxiao and
+          Wang, Ye and Lin, Min},
+  booktitle={International Conference on Learning Representations},
+  year={2025}
+}"""
+
+XUE_2025 = """@misc{xue2025deconstructing,
+  title={Deconstructing Attention: Investigating Design Principles for Effective Language Modeling},
+  author={Xue, Huiyin and Moosavi, Nafise Sadat and Aletras, Nikolaos},
+  year={2025},
+  eprint={2510.11602},
+  archivePrefix={arXiv}
+}"""
+
+WANG_2021 = """@inproceedings{wang2021spatten,
+  title={{SpAtten}: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning},
+  author={Wang, Hanrui and Zhang, Zhekai and Han, Song},
+  booktitle={IEEE International Symposium on High-Performance Computer Architecture},
+  year={2021}
+}"""
+
+HE_2024 = """@misc{he2024matters,
+  title={What Matters in Transformers? Not All Attention is Needed},
+  author={He, Shwai and Sun, Guoheng and Shen, Zheyu and Li, Ang},
+  year={2024},
+  eprint={2406.15786},
+  archivePrefix={arXiv}
+}"""

@@ -30,6 +30,16 @@ BUILT_IN = {
     "span_mass": "probe.metrics.span_mass:SpanMass",
     "head_output_norm": "probe.metrics.head_output_norm:HeadOutputNorm",
     "value_norm": "probe.metrics.value_norm:ValueNorm",
+    "effective_rank": "probe.metrics.effective_rank:EffectiveRank",
+    "qk_shift": "probe.metrics.qk_shift:QkShift",
+    "entropy_query_norm": "probe.metrics.entropy_query_norm:EntropyQueryNorm",
+    "key_mass": "probe.metrics.key_mass:KeyMass",
+    "sink_heads": "probe.metrics.sink_heads:SinkHeads",
+    "sink_logit_gap": "probe.metrics.sink_logit_gap:SinkLogitGap",
+    "column_entropy": "probe.metrics.column_entropy:ColumnEntropy",
+    "value_drain": "probe.metrics.value_drain:ValueDrain",
+    "residual_peak": "probe.metrics.residual_peak:ResidualPeak",
+    "massive_activation": "probe.metrics.massive_activation:MassiveActivation",
 }
 
 

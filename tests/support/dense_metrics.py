@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.spatial.distance import mahalanobis
 from scipy.stats import kurtosis
+from sklearn.covariance import oas
 
 from probe.testing import Sample
 
@@ -41,6 +43,7 @@ class Dense:
         self.sees = [[j for j in range(i + 1) if window is None or i - j < window] for i in range(self.n)]
         kv = head // (sample.query.shape[1] // sample.key.shape[1])
         self.v = sample.value[layer, kv].double().numpy()
+        self.q, self.k = sample.query[layer, head].double().numpy(), sample.key[layer, kv].double().numpy()
 
     def sink_mass(self, i: int) -> float:
         return 1 - self.p[i].sum() if self.sinks else 0.0
@@ -110,6 +113,53 @@ def _detector(after: bool, matched: bool) -> Callable[[Dense], Row]:
     return total
 
 
+def _effective_rank(z: np.ndarray) -> Row:
+    sigma = np.linalg.svd(z, compute_uv=False)
+    share = sigma[sigma > 1e-6 * sigma.sum()] / sigma.sum()
+    return float(np.exp(_h(share.tolist()))) * len(z), len(z)
+
+
+def _qk_shift(d: Dense, skip: int) -> Row:
+    """Each vector's distance by itself, with scikit-learn's shrunk covariance."""
+    at = np.arange(d.n)
+    fit, unseen = d.k[(at >= skip) & (at % 2 == 0)], d.k[(at >= skip) & (at % 2 == 1)]
+    covariance, _ = oas(fit)
+    far = [
+        math.sqrt(np.mean([mahalanobis(x, fit.mean(0), np.linalg.inv(covariance)) ** 2 for x in vectors]))
+        for vectors in (d.q[skip:], unseen)
+    ]
+    return far[0] / far[1] * (d.n - skip), d.n - skip
+
+
+def column_entropy_map(d: Dense, least: int) -> np.ndarray:
+    """Entropy of each column made to sum to 1, over the log of how many queries see its key."""
+    out = np.full(d.n, np.nan)
+    for j in range(d.n):
+        column = np.array([d.p[i, j] for i in range(d.n) if j in d.sees[i]])
+        if len(column) >= least:
+            out[j] = _h([*(column / column.sum())]) / math.log(len(column))
+    return out
+
+
+def _key_mass(key: int) -> Callable[[Dense], Row]:
+    return lambda d: (float(d.p[:, key].sum()), float(sum(key in d.sees[i] for i in range(d.n))))
+
+
+def _sink_gap(others: bool) -> Callable[[Dense, int], float | None]:
+    def score(d: Dense, i: int) -> float | None:
+        s = {j: d.sample.scale * float(d.q[i] @ d.k[j]) for j in d.sees[i]}
+        first = d.sees[i][0]
+        counted = [s[j] for j in s if not others or j not in (first, i)]
+        return None if len(counted) < (1 if others else 2) else s[first] - float(np.mean(counted))
+
+    return score
+
+
+def _value_drain(d: Dense, at: int) -> Row:
+    norms = np.linalg.norm(d.v, axis=-1)
+    return float(norms[at] / np.delete(norms, at).mean()), 1.0
+
+
 def _span(name: str) -> Callable[[Dense, int], float | None]:
     def score(d: Dense, i: int) -> float | None:
         inside = [j for j, flag in enumerate(d.sample.spans[name].tolist()) if flag]
@@ -125,6 +175,9 @@ TOKEN_MAPS: dict[str, Callable[[Dense], np.ndarray]] = {
     "waad": lambda d: waad_map(d, 10),
     "waad:window=3": lambda d: waad_map(d, 3),
     "value_norm": lambda d: np.linalg.norm(d.v, axis=-1),
+    "value_drain": lambda d: np.linalg.norm(d.v, axis=-1),
+    "column_entropy": lambda d: column_entropy_map(d, 2),
+    "column_entropy:least=4": lambda d: column_entropy_map(d, 4),
 }
 
 ORACLES: dict[str, Callable[[Dense], Row]] = {
@@ -144,6 +197,18 @@ ORACLES: dict[str, Callable[[Dense], Row]] = {
     "effective_keys": _rows(lambda d, i: float(d.p[i].sum() ** 2 / (d.p[i] ** 2).sum())),
     "span_mass:span=middle": _rows(_span("middle")),
     "span_mass:span=none": _rows(_span("none")),
+    "effective_rank": lambda d: _effective_rank(d.p @ d.v),
+    "effective_rank:centred=true": lambda d: _effective_rank(d.p @ d.v - (d.p @ d.v).mean(0)),
+    "qk_shift": lambda d: _qk_shift(d, 0),
+    "qk_shift:skip=2": lambda d: _qk_shift(d, 2),
+    "key_mass": _key_mass(0),
+    "key_mass:key=3": _key_mass(3),
+    "sink_logit_gap": _rows(_sink_gap(others=True)),
+    "sink_logit_gap:mean=all": _rows(_sink_gap(others=False)),
+    "column_entropy": lambda d: (float(np.nanmax(column_entropy_map(d, 2))), 1.0),
+    "column_entropy:least=4": lambda d: (float(np.nanmax(column_entropy_map(d, 4))), 1.0),
+    "value_drain": lambda d: _value_drain(d, 0),
+    "value_drain:span=middle": lambda d: _value_drain(d, d.n // 3),
     "head_output_norm": _rows(lambda d, i: float(np.linalg.norm(d.p[i] @ d.v))),
 }
 

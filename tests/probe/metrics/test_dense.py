@@ -48,11 +48,15 @@ def test_token_maps_equal_brute_force(spec: str) -> None:
 
 
 def test_every_metric_has_an_oracle() -> None:
-    """No metric of attention goes unchecked; local_global groups distances and is checked with planted heads.
+    """No metric of attention goes unchecked; local_global and entropy_query_norm look at all heads or prompts at once.
 
     Metrics of the residual stream, MLPs and routers have tests of their own.
     """
-    elsewhere = {name for name, one in METRICS.items() if issubclass(one, PointMetric)} | {"local_global"}
+    elsewhere = {name for name, one in METRICS.items() if issubclass(one, PointMetric)} | {
+        "local_global",
+        "sink_heads",
+        "entropy_query_norm",
+    }
     assert {spec.partition(":")[0] for spec in dense.ORACLES} | elsewhere == set(METRICS)
 
 

@@ -10,6 +10,13 @@ from probe.testing import LAWS
 
 # A metric with parameters is held to the laws at another value as well; a new metric is covered without an entry.
 OTHER_VALUES = {
+    "key_mass": ["key_mass:key=3"],
+    "sink_heads": ["sink_heads:key=2,threshold=0.1"],
+    "sink_logit_gap": ["sink_logit_gap:mean=all"],
+    "column_entropy": ["column_entropy:least=4"],
+    "value_drain": ["value_drain:span=middle", "value_drain:span=none"],
+    "residual_peak": ["residual_peak:point=resid_post,over=max,span=middle"],
+    "massive_activation": ["massive_activation:dims=1+4,tau=1.2"],
     "entropy": ["entropy:normalized=true"],
     "sink": ["sink:n=3"],
     "future_influence": ["future_influence:lo=1,hi=4"],
@@ -17,6 +24,9 @@ OTHER_VALUES = {
     "local_global": ["local_global:fraction=0.5"],
     "duplicate_token": ["duplicate_token:norm=matched"],
     "induction": ["induction:norm=matched"],
+    "effective_rank": ["effective_rank:centred=true"],
+    "qk_shift": ["qk_shift:skip=2"],
+    "entropy_query_norm": ["entropy_query_norm:skip=2"],
     "span_mass": ["span_mass:span=middle", "span_mass:span=none"],
 }
 

@@ -17,7 +17,10 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "entropy": ("entropy", "entropy:normalized=true", "effective_keys", "max_prob"),
     "importance": ("received",),
     "redundancy": ("head_output_norm",),
-    "depends": ("distance", "previous_token", "duplicate_token", "induction"),
+    "depends": (
+        "distance", "previous_token", "duplicate_token", "induction",
+        "effective_rank", "qk_shift", "entropy_query_norm",
+    ),  # fmt: skip
 }
 
 

@@ -12,7 +12,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "sink", "key_mass", "sink_heads", "sink_logit_gap", "column_entropy", "value_norm", "value_drain",
         "value_drain:of=head_out", "head_output_norm", "residual_peak", "massive_activation",
     ),  # fmt: skip
-    "rhythm": ("waad", "future_influence", "local_global"),
+    "rhythm": ("waad", "future_influence", "local_global", "rhythm"),
     "anchors": ("received",),
     "entropy": ("entropy", "entropy:normalized=true", "effective_keys", "max_prob"),
     "importance": ("received",),

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "retrieval": "probe.experiments.retrieval:Retrieval",
+    "rhythm": "probe.experiments.rhythm:Rhythm",
+    "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
 }
 
 EXPERIMENTS = MetricTable(BUILT_IN, "probe.experiments", ("info", "run"))

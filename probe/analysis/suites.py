@@ -20,6 +20,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "depends": (
         "distance", "previous_token", "duplicate_token", "induction",
         "effective_rank", "qk_shift", "entropy_query_norm",
+        "source_share",
     ),  # fmt: skip
 }
 

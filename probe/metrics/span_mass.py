@@ -6,8 +6,8 @@ import torch
 from probe_kernels.types import Attended, Want
 from torch import Tensor
 
-from probe.errors import UnknownNameError
 from probe.metrics.base import MetricInfo
+from probe.metrics.in_span import InSpan
 from probe.metrics.row_metric import RowMetric
 from probe.seam.call import AttentionCall
 from probe.shapes import RowStat
@@ -45,28 +45,20 @@ class SpanMass(RowMetric):
     def __init__(self, span: str) -> None:
         super().__init__(span=span)
         self.span = span
-        self._last: tuple[AttentionCall, Tensor] | None = None
+        self._inside = InSpan(span)
 
     def applies(self, call: AttentionCall) -> str | None:
         """Only where the spans of the sequences are known."""
-        unknown = (
-            None if call.batch.spans else "the spans of these sequences are not known here (see announce)"
-        )
-        return super().applies(call) or unknown
+        return super().applies(call) or self._inside.reason(call)
 
     def asks(self, call: AttentionCall) -> Want:
         """Mass on the span's keys."""
-        inside = self._inside(call)
-        index = call.key_index.cpu()
-        member = (
-            inside.gather(1, index.clamp(0, inside.shape[1] - 1)) & (index >= 0) & (index < inside.shape[1])
-        )
-        groups = torch.where(member, 0, -1).to(call.layout.key_pos.device, torch.int16)
+        groups = torch.where(self._inside.keys(call), 0, -1).to(torch.int16)
         return Want(z=False, key_groups={self.own: groups})
 
     def rows(self, call: AttentionCall, attended: Attended) -> Tensor:
         """Real rows after the last token of the span; none where the span is empty."""
-        inside = self._inside(call)
+        inside = self._inside.tokens(call)
         last = torch.where(inside, torch.arange(inside.shape[1]), -1).amax(-1, keepdim=True)
         index = call.query_index
         return call.query_real & ((index.cpu() > last) & (last >= 0)).to(index.device)
@@ -75,22 +67,3 @@ class SpanMass(RowMetric):
         """Mass of each row on the span."""
         groups = attended.key_groups[self.own]
         return groups[..., 0] if groups.shape[-1] else groups.new_zeros(groups.shape[:-1])
-
-    def _inside(self, call: AttentionCall) -> Tensor:
-        """Members of the span over real tokens, ``bool [batch, token]``, one column of False at least."""
-        if self._last is None or self._last[0] is not call:
-            self._last = (call, self._read(call))
-        return self._last[1]
-
-    def _read(self, call: AttentionCall) -> Tensor:
-        spans = call.batch.spans
-        for number, named in zip(call.batch.prompts, spans, strict=True):
-            if self.span not in named:
-                raise UnknownNameError(
-                    f"prompt {number}: " + str(UnknownNameError.of("span", self.span, named))
-                )
-        flags = [named[self.span].bool().cpu() for named in spans]
-        inside = torch.zeros(len(flags), max(1, *(len(one) for one in flags)), dtype=torch.bool)
-        for row, one in enumerate(flags):
-            inside[row, : len(one)] = one
-        return inside

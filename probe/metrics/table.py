@@ -28,6 +28,7 @@ BUILT_IN = {
     "max_prob": "probe.metrics.max_prob:MaxProb",
     "effective_keys": "probe.metrics.effective_keys:EffectiveKeys",
     "span_mass": "probe.metrics.span_mass:SpanMass",
+    "source_share": "probe.metrics.source_share:SourceShare",
     "head_output_norm": "probe.metrics.head_output_norm:HeadOutputNorm",
     "value_norm": "probe.metrics.value_norm:ValueNorm",
     "effective_rank": "probe.metrics.effective_rank:EffectiveRank",
@@ -40,6 +41,18 @@ BUILT_IN = {
     "value_drain": "probe.metrics.value_drain:ValueDrain",
     "residual_peak": "probe.metrics.residual_peak:ResidualPeak",
     "massive_activation": "probe.metrics.massive_activation:MassiveActivation",
+    "entropy_state": "probe.metrics.entropy_state:EntropyState",
+    "head_diversity": "probe.metrics.head_diversity:HeadDiversity",
+    "concentration": "probe.metrics.concentration:Concentration",
+    "local_focus": "probe.metrics.local_focus:LocalFocus",
+    "entropy_bound": "probe.metrics.entropy_bound:EntropyBound",
+    "cls_attention": "probe.metrics.cls_attention:ClsAttention",
+    "hiprune": "probe.metrics.hiprune:Hiprune",
+    "cascade_importance": "probe.metrics.cascade_importance:CascadeImportance",
+    "head_importance": "probe.metrics.head_importance:HeadImportance",
+    "block_change": "probe.metrics.block_change:BlockChange",
+    "void": "probe.metrics.void:Void",
+    "expert_routing": "probe.metrics.expert_routing:ExpertRouting",
 }
 
 

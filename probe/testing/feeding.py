@@ -63,7 +63,7 @@ class Piece(NamedTuple):
 
 
 def samples(lengths: Sequence[int], *, seed: int = 0, heads: int = 4, kv_heads: int = 2) -> list[Sample]:
-    """Random prompts of two layers, with few distinct tokens (so that they repeat) and spans start, middle, none."""
+    """Random prompts of two layers, of few distinct tokens (so that they repeat); spans prompt, start, middle, none."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -72,7 +72,12 @@ def samples(lengths: Sequence[int], *, seed: int = 0, heads: int = 4, kv_heads: 
     made = []
     for number, n in enumerate(lengths):
         at = torch.arange(n)
-        spans = {"start": at < 2, "middle": (at >= n // 3) & (at < n // 2), "none": at < 0}
+        spans = {
+            "prompt": at < n // 2,
+            "start": at < 2,
+            "middle": (at >= n // 3) & (at < n // 2),
+            "none": at < 0,
+        }
         tokens = torch.randint(0, max(2, n // 3), (n,), generator=random)
         q, k, v = normal(2, heads, n, 8), normal(2, kv_heads, n, 8), normal(2, kv_heads, n, 6)
         made.append(Sample(2.0 * q, k, v, tokens, spans, number, scale=8**-0.5))

@@ -168,6 +168,31 @@ def _span(name: str) -> Callable[[Dense, int], float | None]:
     return score
 
 
+def source_map(d: Dense, name: str, form: str) -> np.ndarray:
+    """What each row gives to a span, as it is, less a uniform row's, or as a ratio of means."""
+    inside, out = d.sample.spans[name].tolist(), np.full(d.n, np.nan)
+    for i in range(d.n):
+        mass = sum(d.p[i, j] for j in d.sees[i] if inside[j])
+        rest = sum(d.p[i, j] for j in d.sees[i] if not inside[j])
+        near, far = sum(inside[j] for j in d.sees[i]), sum(not inside[j] for j in d.sees[i])
+        if form == "share":
+            out[i] = mass
+        elif form == "excess":
+            out[i] = mass - near / (near + far)
+        elif near and far:
+            out[i] = (mass / near) / (mass / near + rest / far)
+    return out
+
+
+def _source(name: str, form: str) -> Callable[[Dense], Row]:
+    def total(d: Dense) -> Row:
+        inside = d.sample.spans[name].tolist()
+        rows = [i for i in range(d.n) if any(inside[:i]) and not inside[i]]
+        return _mean_of(source_map(d, name, form)[rows])
+
+    return total
+
+
 TOKEN_MAPS: dict[str, Callable[[Dense], np.ndarray]] = {
     "received": received_map,
     "future_influence:lo=1,hi=4": lambda d: future_map(d, 1, 4),
@@ -195,6 +220,10 @@ ORACLES: dict[str, Callable[[Dense], Row]] = {
     "induction:norm=matched": _detector(after=True, matched=True),
     "max_prob": _rows(lambda d, i: float(d.p[i].max())),
     "effective_keys": _rows(lambda d, i: float(d.p[i].sum() ** 2 / (d.p[i] ** 2).sum())),
+    "source_share": _source("prompt", "share"),
+    "source_share:form=excess": _source("prompt", "excess"),
+    "source_share:source=middle,form=lookback": _source("middle", "lookback"),
+    "source_share:source=none": _source("none", "share"),
     "span_mass:span=middle": _rows(_span("middle")),
     "span_mass:span=none": _rows(_span("none")),
     "effective_rank": lambda d: _effective_rank(d.p @ d.v),

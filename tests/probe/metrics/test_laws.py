@@ -27,6 +27,14 @@ OTHER_VALUES = {
     "effective_rank": ["effective_rank:centred=true"],
     "qk_shift": ["qk_shift:skip=2"],
     "entropy_query_norm": ["entropy_query_norm:skip=2"],
+    "source_share": ["source_share:source=middle,form=lookback", "source_share:form=excess", "source_share:source=none"],
+    "entropy_state": ["entropy_state:collapse=0.3,overload=0.6"],
+    "head_diversity": ["head_diversity:unbiased=true"],
+    "concentration": ["concentration:of=rows"],
+    "local_focus": ["local_focus:offset=2"],
+    "cascade_importance": ["cascade_importance:keep=0.2,fair=true"],
+    "void": ["void:alpha=0.3"],
+    "expert_routing": ["expert_routing:k=2,span=middle"],
     "span_mass": ["span_mass:span=middle", "span_mass:span=none"],
 }
 

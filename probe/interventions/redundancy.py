@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import InterventionError, UnknownNameError, UsageError
@@ -147,6 +148,12 @@ def settle(
     return replace(ask.target, layers=layers, control_seed=None), notes
 
 
+def cosine(before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]) -> Tensor:
+    """cos(before, after) of each token, in float32 (float64 stays)."""
+    wide = torch.float64 if before.dtype == torch.float64 else torch.float32
+    return torch.nn.functional.cosine_similarity(before.to(wide), after.to(wide), dim=-1)
+
+
 @dataclass
 class Cosines:
     """Running mean over tokens of cos(before, after), per layer, in float32 (float64 stays)."""
@@ -156,8 +163,7 @@ class Cosines:
 
     def add(self, layer: int, before: Tensor, after: Tensor) -> None:
         """Take the tokens of one forward."""
-        wide = torch.float64 if before.dtype == torch.float64 else torch.float32
-        found = torch.nn.functional.cosine_similarity(before.to(wide), after.to(wide), dim=-1)
+        found = cosine(before, after)
         self.total[layer] = self.total.get(layer, 0.0) + float(found.sum())
         self.count[layer] = self.count.get(layer, 0) + found.numel()
 

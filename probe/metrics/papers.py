@@ -54,3 +54,11 @@ HE_2024 = """@misc{he2024matters,
   eprint={2406.15786},
   archivePrefix={arXiv}
 }"""
+
+DAHLKE_2025 = """@misc{dahlke2025mixture,
+  title={Mixture of Tunable Experts: Behavior Modification of {DeepSeek-R1} at Inference Time},
+  author={Dahlke, Robert and Klagges, Henrik and Zecha, Dan and Merkel, Benjamin and Rohr, Sven and Klemm, Fabian},
+  year={2025},
+  eprint={2502.11096},
+  archivePrefix={arXiv}
+}"""

@@ -48,7 +48,7 @@ def on_pattern(
     spans: Mapping[str, Sequence[bool]] | None = None,
     values: Float[Tensor, "kv_head key_pos d_v"] | None = None,
 ) -> np.ndarray:
-    """A metric's value per head on causal attention of the given shape.
+    """A metric's value per head on causal attention of the given shape; one value for a metric of layers.
 
     Args:
         metric: A fresh metric.
@@ -73,4 +73,4 @@ def on_pattern(
     flags = {name: torch.tensor(list(one), dtype=torch.bool) for name, one in (spans or {}).items()}
     sample = Sample(query[None], key[None], values.double()[None], ids, flags)
     answer = answers(feed(metric, [sample]), by_prompt=False, tokens=False)[0]
-    return np.asarray(answer.head_map.values[0, :heads])
+    return np.atleast_1d(answer.head_map.values[0])[:heads]

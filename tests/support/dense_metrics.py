@@ -160,6 +160,18 @@ def _value_drain(d: Dense, at: int) -> Row:
     return float(norms[at] / np.delete(norms, at).mean()), 1.0
 
 
+def _margin(d: Dense, i: int) -> float | None:
+    """Entropy less the bound of Zhai et al. for the row's own centred logits; a learned sink is one more outcome."""
+    outcomes = [d.p[i, j] for j in d.sees[i]] + ([d.sink_mass(i)] if d.sinks else [])
+    if len(outcomes) < 2:
+        return None
+    t, logits = len(outcomes), np.log(outcomes)
+    sigma = float(np.linalg.norm(logits - logits.mean()))
+    beta = math.exp(-sigma * math.sqrt(t / (t - 1)))
+    bound = math.log(1 + (t - 1) * beta) + sigma * math.sqrt(t * (t - 1)) * beta / (1 + (t - 1) * beta)
+    return _entropy(d, i) - bound
+
+
 def _span(name: str) -> Callable[[Dense, int], float | None]:
     def score(d: Dense, i: int) -> float | None:
         inside = [j for j, flag in enumerate(d.sample.spans[name].tolist()) if flag]
@@ -238,6 +250,12 @@ ORACLES: dict[str, Callable[[Dense], Row]] = {
     "column_entropy:least=4": lambda d: (float(np.nanmax(column_entropy_map(d, 4))), 1.0),
     "value_drain": lambda d: _value_drain(d, 0),
     "value_drain:span=middle": lambda d: _value_drain(d, d.n // 3),
+    "concentration": lambda d: (float(np.linalg.norm(d.p)), 1.0),
+    "concentration:of=rows": _rows(lambda d, i: float((d.p[i] ** 2).sum())),
+    "local_focus": _rows(lambda d, i: float(d.p[i, i])),
+    "local_focus:offset=2": _rows(lambda d, i: float(d.p[i, i - 2]) if i >= 2 else None),
+    "entropy_bound": _rows(_margin),
+    "head_importance": _rows(lambda d, i: float(np.abs(d.p[i] @ d.v).sum())),
     "head_output_norm": _rows(lambda d, i: float(np.linalg.norm(d.p[i] @ d.v))),
 }
 

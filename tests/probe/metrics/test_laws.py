@@ -27,7 +27,11 @@ OTHER_VALUES = {
     "effective_rank": ["effective_rank:centred=true"],
     "qk_shift": ["qk_shift:skip=2"],
     "entropy_query_norm": ["entropy_query_norm:skip=2"],
-    "source_share": ["source_share:source=middle,form=lookback", "source_share:form=excess", "source_share:source=none"],
+    "source_share": [
+        "source_share:source=middle,form=lookback",
+        "source_share:form=excess",
+        "source_share:source=none",
+    ],
     "entropy_state": ["entropy_state:collapse=0.3,overload=0.6"],
     "head_diversity": ["head_diversity:unbiased=true"],
     "concentration": ["concentration:of=rows"],

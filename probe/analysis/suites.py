@@ -9,8 +9,17 @@ PREFIX = "suite:"
 SUITES: Mapping[str, tuple[str, ...]] = {
     "retrieval": ("retrieval",),
     "sinks": (
-        "sink", "key_mass", "sink_heads", "sink_logit_gap", "column_entropy", "value_norm", "value_drain",
-        "value_drain:of=head_out", "head_output_norm", "residual_peak", "massive_activation",
+        "sink",
+        "key_mass",
+        "sink_heads",
+        "sink_logit_gap",
+        "column_entropy",
+        "value_norm",
+        "value_drain",
+        "value_drain:of=head_out",
+        "head_output_norm",
+        "residual_peak",
+        "massive_activation",
     ),  # fmt: skip
     "rhythm": ("waad", "future_influence", "local_global", "rhythm"),
     "anchors": ("received",),
@@ -18,8 +27,13 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "importance": ("received",),
     "redundancy": ("head_output_norm",),
     "depends": (
-        "distance", "previous_token", "duplicate_token", "induction",
-        "effective_rank", "qk_shift", "entropy_query_norm",
+        "distance",
+        "previous_token",
+        "duplicate_token",
+        "induction",
+        "effective_rank",
+        "qk_shift",
+        "entropy_query_norm",
         "source_share",
     ),  # fmt: skip
 }

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "retrieval": "probe.experiments.retrieval:Retrieval",
+    "recalled_loss": "probe.experiments.recalled_loss:RecalledLoss",
+    "context_gain": "probe.experiments.context_gain:ContextGain",
     "rhythm": "probe.experiments.rhythm:Rhythm",
     "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
 }

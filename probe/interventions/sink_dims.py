@@ -1,5 +1,6 @@
 """Finds a model's sink dimensions: where its first token's residual stream is massive, in every text."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +21,16 @@ _TOKENS = 48
 _TEXTS = 4
 _GIVE = "give the dimensions (dims=[...]), another tau, or a span as the source"
 
+Run = Callable[
+    [Any, Sequence[Prompt]], object
+]  # shows an observer each of some prompts, one forward at a time
 
-def find_sink_dims(loaded: LoadedModel, tau: float, asked: str) -> tuple[int, ...]:
+
+def find_sink_dims(loaded: LoadedModel, tau: float, asked: str, run: Run | None = None) -> tuple[int, ...]:
     """One or two dimensions with massive activations at the first token, at the input of the middle layer.
 
-    Measured on four pieces of the shipped text; see `pick_dims` for the rule.
+    Measured on four pieces of the shipped text; see `pick_dims` for the rule. `run` shows them to an observer; without
+    it they run in a session of their own, which must be the only one.
 
     Raises:
         InterventionError: the model reads no text, or no dimension tells its first token in every piece.
@@ -40,8 +46,12 @@ def find_sink_dims(loaded: LoadedModel, tau: float, asked: str) -> tuple[int, ..
             f"{asked} was asked; {loaded.name} declares no blocks to look between: {_GIVE}"
         )
     watch = _Middle(tower, layers[len(layers) // 2])
-    feeds = feeds_of([_start_of(piece) for piece in _pieces(loaded)], loaded, asked, width=1)
-    run_feeds(loaded, feeds, Session(loaded.model, (watch,), mode="shadow"), asked)
+    pieces = [piece.truncate(_TOKENS) for piece in _pieces(loaded)]
+    if run is not None:
+        run(watch, pieces)
+    else:
+        feeds = feeds_of([torch.tensor(piece.tokens) for piece in pieces], loaded, asked, width=1)
+        run_feeds(loaded, feeds, Session(loaded.model, (watch,), mode="shadow"), asked)
     dims, said = pick_dims([one[0] for one in watch.seen], [one[1:] for one in watch.seen], tau)
     if not dims:
         raise InterventionError(f"{asked} was asked of {loaded.name}; at layer {watch.layer} {said}: {_GIVE}")
@@ -77,11 +87,6 @@ class _Middle:
     def activation(self, seen: Activation) -> None:
         if (seen.place.tower, seen.place.layer) == (self.tower, self.layer):
             self.seen.append(ratios(seen.value[0]).cpu())
-
-
-def _start_of(prompt: Prompt) -> Tensor:
-    """A prompt's first tokens."""
-    return torch.tensor(prompt.tokens[:_TOKENS])
 
 
 def _pieces(loaded: LoadedModel) -> list[Prompt]:

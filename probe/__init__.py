@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from probe.models import LoadedModel, fetch, load
     from probe.prompts import Prompt
     from probe.report import Report, open_report
+    from probe.report.taxonomy import taxonomy
     from probe.seam import verify
     from probe.terms import HeadId
 
@@ -39,7 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "ablate", "analyze", "capture",
     "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "patterns", "score",
-    "sweep", "verify",
+    "sweep", "taxonomy", "verify",
 ]  # fmt: skip
 
 _WHERE = {
@@ -64,6 +65,7 @@ _WHERE = {
     "METRICS": "probe.metrics",
     "Report": "probe.report",
     "open_report": "probe.report",
+    "taxonomy": "probe.report.taxonomy",
 }
 
 

@@ -9,7 +9,20 @@ from probe.cli import extensions, main
 
 
 @pytest.mark.parametrize(
-    "command", ["", "analyze", "ablate", "sweep", "patterns", "score", "generate", "show", "metrics", "fetch"]
+    "command",
+    [
+        "",
+        "analyze",
+        "ablate",
+        "sweep",
+        "patterns",
+        "score",
+        "generate",
+        "show",
+        "taxonomy",
+        "metrics",
+        "fetch",
+    ],
 )
 def test_help(
     command: str,

@@ -34,7 +34,9 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "effective_rank",
         "qk_shift",
         "entropy_query_norm",
-        "source_share",
+        "recalled_loss",
+        "context_gain",
+        "source_share", "row_similarity", "stability", "static_share", "topk_overlap",
     ),  # fmt: skip
 }
 

@@ -16,6 +16,11 @@ BUILT_IN = {
     "context_gain": "probe.experiments.context_gain:ContextGain",
     "rhythm": "probe.experiments.rhythm:Rhythm",
     "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
+    "row_similarity": "probe.experiments.row_similarity:RowSimilarity",
+    "stability": "probe.experiments.stability:Stability",
+    "static_share": "probe.experiments.static_share:StaticShare",
+    "topk_overlap": "probe.experiments.topk_overlap:TopkOverlap",
+    "active_dormant": "probe.experiments.active_dormant:ActiveDormant",
 }
 
 EXPERIMENTS = MetricTable(BUILT_IN, "probe.experiments", ("info", "run"))

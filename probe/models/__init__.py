@@ -6,7 +6,7 @@ from probe.models.fetching import fetch
 from probe.models.known import DEFAULT_MODEL, KNOWN_MODELS, KnownModel, Wheel, known_model
 from probe.models.loaded import LoadedModel, ModelSource
 from probe.models.loading import as_loaded, load
-from probe.models.storage import cache_dir, home
+from probe.storage import cache_dir, home
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -12,7 +12,7 @@ from probe.errors import ModelError
 from probe.models.convert import build_folder
 from probe.models.download import Progress, download
 from probe.models.known import KnownModel, known_model
-from probe.models.storage import cache_dir
+from probe.storage import cache_dir
 
 RECORD = "probe_model.json"  # beside the weights: what they were made from
 _LAYOUT = 1  # part of the folder's name: a change of the conversion makes a new folder

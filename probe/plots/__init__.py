@@ -1,7 +1,14 @@
 """Plots: a labelled array in, a plotly figure out. No torch, no browser, nothing written."""
 
+from probe.plots.attention_image import attention_image
+from probe.plots.difference_map import difference_map
 from probe.plots.head_map import head_map
+from probe.plots.head_scatter import head_scatter
 from probe.plots.retrieval_grid import retrieval_grid
+from probe.plots.taxonomy_map import taxonomy_map
 from probe.plots.theme import TEMPLATE, colorscale
 
-__all__ = ["TEMPLATE", "colorscale", "head_map", "retrieval_grid"]
+__all__ = [
+    "TEMPLATE", "attention_image", "colorscale", "difference_map", "head_map", "head_scatter",
+    "retrieval_grid", "taxonomy_map",
+]  # fmt: skip

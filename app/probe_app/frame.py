@@ -1,0 +1,80 @@
+"""What is round every page: the name, the way to the pages, light and dark."""
+
+from collections.abc import Sequence
+
+import dash
+import dash_mantine_components as dmc
+from dash import Input, Output, State, dcc, html
+
+from probe_app.pages.page import Page
+
+
+def layout(pages: Sequence[Page], address: str, page: str) -> object:
+    """The frame, with an empty place for a page."""
+    links = [
+        dmc.NavLink(
+            label=one.title, description=one.what, href=one.path, id={"link": one.path}, active="exact"
+        )
+        for one in pages
+    ]
+    return dmc.MantineProvider(
+        [
+            dcc.Location(id=address, refresh="callback-nav"),
+            dcc.Store(id="where"),
+            dcc.Store(id="scheme", storage_type="local"),
+            dmc.AppShell(
+                [
+                    dmc.AppShellHeader(_header()),
+                    dmc.AppShellNavbar(html.Nav(links, **{"aria-label": "Pages"}), p="xs"),
+                    dmc.AppShellMain(html.Main(id=page, tabIndex="-1")),
+                ],
+                id="shell",
+                header={"height": 48},
+                navbar={"width": 190, "breakpoint": "sm", "collapsed": {"mobile": True}},
+                padding="md",
+            ),
+        ],
+        id="theme",
+        defaultColorScheme="auto",
+        theme={"primaryColor": "indigo", "fontFamily": "system-ui, sans-serif", "defaultRadius": "sm"},
+    )
+
+
+def _header() -> object:
+    return dmc.Group(
+        [
+            dmc.Group(
+                [
+                    dmc.Burger(id="burger", size="sm", hiddenFrom="sm", **{"aria-label": "Pages"}),
+                    dcc.Link("probe", href="/", className="brand"),
+                ]
+            ),
+            dmc.ColorSchemeToggle(
+                lightIcon=html.Span("☀", **{"aria-hidden": "true"}),
+                darkIcon=html.Span("☾", **{"aria-hidden": "true"}),
+                id="toggle",
+                variant="default",
+                size="lg",
+                **{"aria-label": "Light or dark"},
+            ),
+        ],
+        h="100%",
+        px="md",
+        justify="space-between",
+    )
+
+
+def connect(app: dash.Dash) -> None:
+    """The menu on narrow screens, and figures that follow the colours of the page."""
+
+    @app.callback(
+        Output("shell", "navbar"),
+        Output("burger", "opened"),
+        Input("burger", "opened"),
+        Input("address", "pathname"),
+        State("shell", "navbar"),
+        prevent_initial_call=True,
+    )
+    def _menu(opened: bool | None, _path: str, navbar: dict[str, object]) -> tuple[dict[str, object], bool]:
+        shown = bool(opened) and dash.ctx.triggered_id == "burger"
+        return {**navbar, "collapsed": {"mobile": not shown}}, shown

@@ -1,0 +1,10 @@
+"""The pages, in the order in which the menu lists them."""
+
+from probe_app.pages.compare import Compare
+from probe_app.pages.head import Head
+from probe_app.pages.overview import Overview
+from probe_app.pages.page import Page
+
+PAGES: tuple[type[Page], ...] = (Overview, Head, Compare)
+
+__all__ = ["PAGES", "Page"]

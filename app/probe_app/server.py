@@ -1,0 +1,74 @@
+"""The dashboard as a Dash application: one frame, and a page for every address."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import dash
+import dash_mantine_components as dmc
+from dash import Input, Output, State, dcc, html
+from flask_compress import Compress
+
+from probe_app import frame
+from probe_app.address import read
+from probe_app.library import Library
+from probe_app.pages import PAGES, Page
+from probe_app.security import protect
+
+ADDRESS, PAGE = "address", "page"
+
+
+def create_app(folders: Sequence[Path], host: str | None = None) -> dash.Dash:
+    """The dashboard over the reports in `folders`; serve it with `probe_app.serving.serve`.
+
+    Args:
+        folders: Folders that are reports or hold reports. Nothing outside them is read.
+        host: The address it will be served at: a loopback one answers to no other name.
+    """
+    library = Library(folders)
+    app = dash.Dash(
+        __name__,
+        title="probe",
+        update_title="",
+        suppress_callback_exceptions=True,  # the controls of a page exist once it is shown
+        serve_locally=True,
+        compress=False,
+        external_scripts=[],
+        external_stylesheets=[],
+    )
+    Compress(app.server)
+    protect(app.server, host)
+    pages = {page.path: page for page in (make(library) for make in PAGES)}
+    app.layout = frame.layout(list(pages.values()), ADDRESS, PAGE)
+    _show(app, pages)
+    frame.connect(app)
+    for page in pages.values():
+        page.connect(app)
+    return app
+
+
+def _show(app: dash.Dash, pages: dict[str, Page]) -> None:
+    @app.callback(
+        Output(PAGE, "children"),
+        Output("where", "data"),
+        Input(ADDRESS, "pathname"),
+        State(ADDRESS, "search"),
+    )
+    def _page(path: str | None, search: str | None) -> tuple[object, str]:
+        page = pages.get((path or "/").rstrip("/") or "/")
+        if page is None:
+            return _missing(), ""
+        return page.layout(read(search)), page.path
+
+
+def _missing() -> object:
+    return dmc.Alert(
+        ["There is no such page. ", dcc.Link("Go to the overview", href="/")],
+        title="Not here",
+        color="yellow",
+        id="missing",
+    )
+
+
+def empty(text: str, *more: object) -> html.Div:
+    """What a page shows where it has nothing: a sentence, and what to do."""
+    return html.Div([dmc.Text(text, c="dimmed"), *more], className="empty")

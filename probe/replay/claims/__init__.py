@@ -1,0 +1,1 @@
+"""The claims, one file each; `probe.replay.table` lists them."""

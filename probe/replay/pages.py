@@ -1,0 +1,78 @@
+"""One page per claim: what is claimed, what each model gave, and whether it holds; and one page that lists them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from probe.replay.claim import Claim, Claims, Listed
+from probe.replay.files import replaced
+from probe.replay.finding import Row
+from probe.replay.stored import Stored, stored_in
+
+HEAD = """# Claims, replayed on real weights
+
+Claims of papers about attention, measured on small models against count-matched random controls. Each page says what
+the paper has, what was measured here, how sure that is, and which texts it was measured on. Written by `probe replay`;
+the numbers lie in `results/`. A claim that does not hold at this size is said not to hold.
+"""
+
+
+def page(listed: Listed, claim: Claim, results: Sequence[Stored]) -> str:
+    """The page of one claim, with what it gave on every model."""
+    lines = [f"# {listed.title}", "", f"{listed.paper}: {claim.claimed}", ""]
+    verdicts = [(f"`{one.model}`", one.finding.verdict, one.finding.brief) for one in results]
+    lines += [*_table(("model", "the claim", "numbers"), verdicts), "", f"Data: {claim.data}", ""]
+    for one in results:
+        lines += _of_model(one)
+    return "\n".join([*lines, "## How", "", *_bullets(claim.how), ""])
+
+
+def _of_model(one: Stored) -> list[str]:
+    finding = one.finding
+    lines = [f"## On {one.model}", "", f"**On this model the claim {finding.verdict}.**", ""]
+    if finding.rows:
+        heads = ("measured", "paper", "here", "random control")
+        said = "[ ] is a 95 % bootstrap interval, ( – ) the lowest and the highest of several seeds"
+        lines += [f"{said}; seed {one.seed}.", "", *_table(heads, [_cells(row) for row in finding.rows]), ""]
+    for table in finding.tables:
+        lines += [f"{table.title}.", "", *_table(table.columns, table.rows), ""]
+    lines += [*_bullets((*finding.found, *finding.how)), ""]
+    made, versions = one.machine, f"torch {one.machine['torch']}, transformers {one.machine['transformers']}"
+    lines += [
+        f"Written by `{one.command}` on {made['day']}, seed {one.seed} ({made['processor']}, {versions}, float32).",
+        "",
+    ]
+    return lines
+
+
+def index(claims: Mapping[str, Listed], results: Mapping[str, Sequence[Stored]]) -> str:
+    """The page that lists every claim that was measured, one line per model."""
+    rows = []
+    for name, listed in claims.items():
+        for number, one in enumerate(results.get(name, ())):
+            title = f"[{listed.title}]({name}.md)" if number == 0 else ""
+            rows.append((title, f"`{one.model}`", one.finding.verdict, one.finding.brief))
+    return "\n".join([HEAD, *_table(("claim", "model", "verdict", "numbers"), rows), ""])
+
+
+def write_pages(claims: Claims, folder: Path) -> list[Path]:
+    """Write the page of every claim that has results in `folder`, and the index; raises `OutputError`."""
+    results = {name: found for name in claims if (found := stored_in(folder, name))}
+    written = []
+    for name, found in results.items():
+        written.append(folder / f"{name}.md")
+        replaced(written[-1], page(claims[name], claims.load(name), found))
+    replaced(folder / "README.md", index(claims, results))
+    return [*written, folder / "README.md"]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return row.what, row.paper, str(row.ours), str(row.control)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    made = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    return made + [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [f"- {line}" for line in lines]

@@ -1,5 +1,6 @@
 """The command tree."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from probe.cli.interventions import interventions
 from probe.cli.metrics import metrics
 from probe.cli.outcome import Runnable
 from probe.cli.patterns import patterns
+from probe.cli.replay import replay
 from probe.cli.score import score
 from probe.cli.show import show
 from probe.cli.sweep import sweep
@@ -34,6 +36,11 @@ def _root(
     """What the attention heads of a Hugging Face model do: exact statistics, at any length, as files."""
 
 
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    analyze, ablate, sweep, patterns, score, generate, replay, show, metrics, interventions, fetch,
+)  # fmt: skip
+
+
 def command() -> Runnable:
     """The whole command line as one runnable command."""
     app = typer.Typer(
@@ -45,6 +52,6 @@ def command() -> Runnable:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for function in (analyze, ablate, sweep, patterns, score, generate, show, metrics, interventions, fetch):
+    for function in _COMMANDS:
         app.command()(function)
     return typer.main.get_command(app)

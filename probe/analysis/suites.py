@@ -23,9 +23,19 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     ),  # fmt: skip
     "rhythm": ("waad", "future_influence", "local_global", "rhythm"),
     "anchors": ("received",),
-    "entropy": ("entropy", "entropy:normalized=true", "effective_keys", "max_prob"),
-    "importance": ("received",),
-    "redundancy": ("head_output_norm",),
+    "entropy": (
+        "entropy",
+        "entropy:normalized=true",
+        "entropy_state",
+        "entropy_bound",
+        "effective_keys",
+        "max_prob",
+        "concentration",
+        "local_focus",
+        "head_diversity",
+    ),
+    "importance": ("received", "cls_attention", "hiprune", "cascade_importance", "head_importance"),
+    "redundancy": ("head_output_norm", "block_change", "void", "expert_routing"),
     "depends": (
         "distance",
         "previous_token",

@@ -17,9 +17,9 @@ class CascadeImportance(TokenMetric):
     """Share of all attention so far that the most important tokens hold, in [0, 1]; a number per layer.
 
     Token map: the column mass of a token summed over the heads of this layer and of all layers before it; with
-    `fair`, divided by the queries that can see the token, summed over the same layers, for early tokens are seen by more.
-    Value of a layer: the part of the map's sum that the `keep` share of tokens with most of it holds, mean over prompts:
-    what pruning down to them by this layer would keep.
+    `fair`, divided by the queries that can see the token, summed over the same layers, for early tokens are seen by
+    more. Value of a layer: the part of the map's sum that the `keep` share of tokens with most of it holds, mean over
+    prompts: what pruning down to them by this layer would keep.
 
     Wang et al. 2021, SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning
     (arXiv:2012.09852), without its pruning: nothing is taken from the model. Heads are ranked by `head_importance`.
@@ -34,7 +34,7 @@ class CascadeImportance(TokenMetric):
 
     info: ClassVar = MetricInfo(
         name="cascade_importance",
-        summary="Share of attention accumulated over heads and layers that the `keep` share of tokens holds, in [0, 1].",
+        summary="Share of attention over heads and layers so far that the `keep` share of tokens holds, in [0, 1].",
         unit="share",
         better="high",
         paper="Wang et al. 2021",

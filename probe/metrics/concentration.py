@@ -18,8 +18,8 @@ class Concentration(RowMetric):
     """Frobenius norm of a head's map, ‖A‖_F = sqrt(Σ_ij p_ij²), up to sqrt(rows); mean over prompts.
 
     It grows with the prompt: n rows on one key each give sqrt(n), n uniform causal rows sqrt(1 + 1/2 + … + 1/n). With
-    ``of="rows"``: the mean over rows of Σ_j p_ij², in (0, 1], which does not. The other one stands in `extra`. The paper
-    does not say how it averages; the norm per prompt, then the mean over prompts, is our reading.
+    ``of="rows"``: the mean over rows of Σ_j p_ij², in (0, 1], which does not. The other one stands in `extra`. The
+    paper does not say how it averages; the norm per prompt, then the mean over prompts, is our reading.
 
     Xue et al. 2025, Deconstructing Attention (arXiv:2510.11602).
 

@@ -10,23 +10,22 @@ from torch import Tensor
 from probe.metrics.base import Cell, MetricInfo, wanted
 from probe.metrics.row_metric import RowMetric
 from probe.seam.call import AttentionCall
-from probe.shapes import RowStat
 
 _ROUNDING = 1e-5  # times (1 + entropy): what float32 sums may hide; a bound exceeded by more is a violation
 _WHOLE = 1e-3  # rows whose mass differs from 1 by more are no distribution
 
 
 class EntropyBound(RowMetric):
-    """Mean of a row's entropy less its lower bound, in nats, 0 or more: how far the scores' spread alone leaves it free.
+    """Mean of a row's entropy less its lower bound, in nats, 0 or more: what the spread of its scores leaves open.
 
-    Bound: with σ = ‖s_i - mean(s_i)‖ over the T keys that the row sees and β = exp(-σ sqrt(T / (T - 1))),
-    ``log(1 + (T - 1)β) + σ sqrt(T(T - 1)) β / (1 + (T - 1)β)``. It is that of Zhai et al. 2023 (arXiv:2303.06296) row by
-    row, with the row's own centred norm in place of the spectral norm of the weights. σ is taken from log p, which
-    differs from s by a constant, so edits, windows, softcaps and biases are in it; a learned sink counts as one more
-    outcome. Where a visible key's probability underflows to 0 the bound is 0. Rows with one outcome do not count, nor
-    do rows that an edit left without their whole mass. `extra` holds the mean ``bound`` and ``violations``, the share of
-    rows whose bound exceeds their entropy beyond rounding: always 0. Every row's block is looked at, which keeps the
-    sweep from its quickest path, so ``--metric all`` leaves it out.
+    Bound: with σ = ‖s_i - mean(s_i)‖ over the T keys that the row sees and β = exp(-σ sqrt(T / (T - 1))), ``log(1 +
+    (T - 1)β) + σ sqrt(T(T - 1)) β / (1 + (T - 1)β)``. It is that of Zhai et al. 2023 (arXiv:2303.06296) row by row,
+    with the row's own centred norm in place of the spectral norm of the weights. σ is taken from log p, which differs
+    from s by a constant, so edits, windows, softcaps and biases are in it; a learned sink counts as one more outcome.
+    Where a visible key's probability underflows to 0 the bound is 0. Rows with one outcome do not count, nor do rows
+    that an edit left without their whole mass. `extra` holds the mean ``bound`` and ``violations``, the share of rows
+    whose bound exceeds their entropy beyond rounding: always 0. Every row's block is looked at, which keeps the sweep
+    from its quickest path, so ``--metric all`` leaves it out.
 
     >>> import torch
     >>> from probe.testing import on_pattern
@@ -95,7 +94,7 @@ class _Row(NamedTuple):
         return cls(torch.where(whole, bound, 0.0), counts)
 
 
-def lower_bound(spread: RowStat, outcomes: RowStat) -> RowStat:
+def lower_bound(spread: Float[Tensor, "*rows"], outcomes: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     """The least entropy, in nats, that `outcomes` scores whose centred norm is `spread` can have."""
     beta = torch.exp(-spread * (outcomes / (outcomes - 1)).sqrt())
     total = 1 + (outcomes - 1) * beta

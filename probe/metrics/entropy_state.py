@@ -18,13 +18,14 @@ from probe.shapes import RowStat
 class EntropyState(RowMetric):
     """State of a head by its entropy: -1 collapsed, +1 overloaded, else 0.
 
-    With E = mean over rows of H_i / log(visible keys) (rows that see one key left out, a learned sink counted as one more
-    outcome): collapsed if E <= `collapse`, overloaded if E >= `overload`. `extra` holds ``share_of_maximum`` = E of
-    each head, and of each layer ``layer_share_of_maximum`` and ``layer_entropy``, the mean of H_i in nats over the
+    With E = mean over rows of H_i / log(visible keys) (rows that see one key left out, a learned sink counted as one
+    more outcome): collapsed if E <= `collapse`, overloaded if E >= `overload`. `extra` holds ``share_of_maximum`` = E
+    of each head, and of each layer ``layer_share_of_maximum`` and ``layer_entropy``, the mean of H_i in nats over the
     same rows of all its heads.
 
-    Jha and Reagen 2025, Entropy-Guided Attention for Private LLMs (arXiv:2501.03489): overload in early layers; collapse
-    after Zhai et al. 2023 (arXiv:2303.06296). Neither fixes a threshold: 0.75 of the maximum and 0.05 are ours to choose.
+    Jha and Reagen 2025, Entropy-Guided Attention for Private LLMs (arXiv:2501.03489): overload in early layers;
+    collapse after Zhai et al. 2023 (arXiv:2303.06296). Neither fixes a threshold: 0.75 of the maximum and 0.05 are
+    ours to choose.
 
     >>> import torch
     >>> from probe.testing import on_pattern

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from probe_kernels.types import Attended
 from torch import Tensor, nn
 
@@ -25,9 +25,9 @@ _CHOICES = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_
 class ExpertRouting(PointMetric):
     """Share of tokens that route each expert, in [0, 1]; a layer's shares sum to the experts that a token is sent to.
 
-    The choice is the router's own where it returns it; else the `k` largest router logits, which is not the same where
-    a model corrects them or chooses by groups: ``own_choice`` in `extra` is 1 or 0. Shared experts and routed heads inside
-    attention do not count. With `span`, only the tokens of that span of the prompts.
+    The choice is the router's own where it returns it; else the `k` largest router logits, which is not the same
+    where a model corrects them or chooses by groups: ``own_choice`` in `extra` is 1 or 0. Shared experts and routed
+    heads inside attention do not count. With `span`, only the tokens of that span of the prompts.
 
     Dahlke et al. 2025, Mixture of Tunable Experts (arXiv:2502.11096).
 

@@ -7,8 +7,7 @@ from jaxtyping import Float
 from probe_kernels.types import Attended, Want
 from torch import Tensor
 
-from probe.metrics.base import MetricInfo, wanted
-from probe.metrics.base import FoldMetric
+from probe.metrics.base import FoldMetric, MetricInfo, wanted
 from probe.metrics.papers import XUE_2025
 from probe.seam.call import AttentionCall
 

@@ -15,8 +15,8 @@ from probe.shapes import RowStat
 class HeadImportance(RowMetric):
     """Mean over rows of the sum of a head's absolute outputs, Σ_c |z_ic|, 0 or more, in units of the activations.
 
-    SpAtten's head importance is the sum over rows and layers; divided by rows here, so that prompts of different lengths
-    compare: within a prompt the ranking is the same. Sum over layers for what it accumulates:
+    SpAtten's head importance is the sum over rows and layers; divided by rows here, so that prompts of different
+    lengths compare: within a prompt the ranking is the same. Sum over layers for what it accumulates:
     ``report["head_importance"].cumsum("layer")``.
 
     Wang et al. 2021, SpAtten: Efficient Sparse Attention Architecture with Cascade Token and Head Pruning

@@ -22,13 +22,14 @@ _MOST_PREFIX = 8  # CLS and register tokens before the patches, at most, where t
 class Hiprune(FoldMetric):
     """Share of the attention given to patches in the deep layer that the kept patches receive, in [0, 1].
 
-    ``T = round(keep · patches)`` patches are kept: anchors, which receive most (column mean over heads and queries) in the
-    middle layer, ``round(T · alpha / 5)`` of them; buffers, their neighbours on the grid; registers, which receive
-    most in the deep layer, for the rest. Token map: 1 anchor, 2 buffer, 3 register, 0 dropped, undefined before the
-    patches (CLS). `extra`: how many of each, and ``alike``, the share that as many patches hold on average.
+    ``T = round(keep · patches)`` patches are kept: anchors, which receive most (column mean over heads and queries)
+    in the middle layer, ``round(T · alpha / 5)`` of them; buffers, their neighbours on the grid; registers, which
+    receive most in the deep layer, for the rest. Token map: 1 anchor, 2 buffer, 3 register, 0 dropped, undefined
+    before the patches (CLS). `extra`: how many of each, and ``alike``, the share that as many patches hold on
+    average.
 
-    Liu et al. 2025, HiPrune (arXiv:2508.00553). Deviation: neighbours do not run over the ends of rows; ``wrap=true`` lets
-    them, as the authors' code does. Vision towers, and text encoders as a grid of one row.
+    Liu et al. 2025, HiPrune (arXiv:2508.00553). Deviation: neighbours do not run over the ends of rows; ``wrap=true``
+    lets them, as the authors' code does. Vision towers, and text encoders as a grid of one row.
 
     Args:
         layer: The middle layer; -1 = at 3/8 of the depth, which is LLaVA's 9 of 24.

@@ -20,8 +20,8 @@ OFFSETS = (0, 1, 2, 3)  # those of the paper
 class LocalFocus(RowMetric):
     """Mean probability on the token `offset` before the query (0 = itself), in [0, 1]: the mean of that sub-diagonal.
 
-    LocFoc_N = mean over i >= N of p_{i,i-N}; `extra` has all of N = 0…3 as ``offset_0`` …. Keys that a window hides count
-    as 0.
+    LocFoc_N = mean over i >= N of p_{i,i-N}; `extra` has all of N = 0…3 as ``offset_0`` …. Keys that a window hides
+    count as 0.
 
     Xue et al. 2025, Deconstructing Attention (arXiv:2510.11602).
 

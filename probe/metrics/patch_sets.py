@@ -18,10 +18,10 @@ def patch_sets(
 ) -> Int[Tensor, "patch"]:
     """The set of every patch: `ANCHOR`, `BUFFER`, `REGISTER` or 0.
 
-    Anchors are the ``round(keep · alpha / 5)`` patches (one at least) that receive most in the middle layer; buffers are
-    their neighbours left, right, above and below on a grid `wide` patches wide; registers are those that receive most
-    in the deep layer and are neither, until `keep` patches are chosen. Of equals the first wins. With `wrap`, left and
-    right run over the ends of rows, as in the authors' code.
+    Anchors are the ``round(keep · alpha / 5)`` patches (one at least) that receive most in the middle layer; buffers
+    are their neighbours left, right, above and below on a grid `wide` patches wide; registers are those that receive
+    most in the deep layer and are neither, until `keep` patches are chosen. Of equals the first wins. With `wrap`,
+    left and right run over the ends of rows, as in the authors' code.
     """
     n = len(middle)
     sets = torch.zeros(n, dtype=torch.int64)

@@ -16,9 +16,10 @@ from probe.seam.call import Activation
 class Void(BlockMetric):
     """Share of tokens for which a layer is a void, in [0, 1].
 
-    With D_l = ‖h_l‖ - ‖h_{l-1}‖ (norms of a block's output and input), layer l is a void for a token if
-    D_l < alpha · (max D - min D) over the layers before l; the first layer is compared with itself. As in `skip_layer` with
-    ``rule=voids``, which skips them. `phase`: ``prefill`` (reading the prompt) or ``decode`` (writing) alone; ``both``.
+    With D_l = ‖h_l‖ - ‖h_{l-1}‖ (norms of a block's output and input), layer l is a void for a token if D_l < alpha ·
+    (max D - min D) over the layers before l; the first layer is compared with itself. As in `skip_layer` with
+    ``rule=voids``, which skips them. `phase`: ``prefill`` (reading the prompt) or ``decode`` (writing) alone;
+    ``both``.
 
     Shemiranifar 2025, Void in Language Models (arXiv:2505.14467).
 

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "retrieval": "probe.experiments.retrieval:Retrieval",
+    "json_retrieval": "probe.experiments.json_retrieval:JsonRetrieval",
+    "mqar": "probe.experiments.mqar:Mqar",
     "recalled_loss": "probe.experiments.recalled_loss:RecalledLoss",
     "context_gain": "probe.experiments.context_gain:ContextGain",
+    "jacobian_range": "probe.experiments.jacobian_range:JacobianRange",
     "rhythm": "probe.experiments.rhythm:Rhythm",
     "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
     "row_similarity": "probe.experiments.row_similarity:RowSimilarity",

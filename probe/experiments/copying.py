@@ -14,6 +14,7 @@ def copy_scores(
     heads: Mapping[int, int],
     *,
     dedup: bool = True,
+    anywhere: bool = False,
 ) -> dict[int, np.ndarray]:
     """Per layer, the share of the answer's tokens that each head copied: 0 to 1 with `dedup`.
 
@@ -27,16 +28,18 @@ def copy_scores(
         answer: one flag per prompt token.
         heads: heads per layer, so that a layer which never copied still answers 0.
         dedup: count each answer token once.
+        anywhere: the key may lie anywhere in the prompt, if it holds the emitted token and the answer has that token.
     """
     ids = np.asarray(tokens)
     wanted = ids[answer]
+    inside = np.isin(ids, wanted) if anywhere else answer
     copied: dict[int, list[set[int]]] = {layer: [set() for _ in range(n)] for layer, n in heads.items()}
     hits = {layer: np.zeros(n) for layer, n in heads.items()}
     for step in steps:
         for layer, top in step.top.items():
             for head in np.flatnonzero((top >= 0) & (top < len(ids))):
                 key = int(top[head])
-                if answer[key] and ids[key] == step.token:
+                if inside[key] and ids[key] == step.token:
                     copied[layer][head].add(step.token)
                     hits[layer][head] += 1
     if not dedup:

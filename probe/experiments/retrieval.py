@@ -1,33 +1,20 @@
 """Retrieval heads: which heads copy a hidden needle's answer out of a long haystack (Wu et al. 2024)."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
 
 from probe.errors import UsageError
-from probe.experiments.aligning import alignment
 from probe.experiments.base import Ask
-from probe.experiments.copying import copy_scores
-from probe.experiments.decoding import decode, stops_at
-from probe.experiments.retrieval_answer import Outcome, not_applicable, retrieval_answer
-from probe.experiments.rouge import rouge1_recall
+from probe.experiments.copy_tests import EXTRA_STEPS, CopyTest, answer_tokens, cannot_copy, run_tests
+from probe.experiments.retrieval_answer import not_applicable, retrieval_answer
 from probe.metrics.base import MetricInfo
 from probe.models import LoadedModel
-from probe.prompts import HiddenNeedle, Prompt, Style, haystack, hide, needles
+from probe.prompts import HiddenNeedle, Style, haystack, hide, needles
 from probe.report.answer import Answer
-
-GATE = 0.5  # a test counts when the response's ROUGE-1 recall of the answer is above this
-EXTRA_STEPS = 4  # tokens that a response may have beyond the answer's
-
-
-@dataclass(frozen=True)
-class _Test:
-    hidden: HiddenNeedle
-    prompt: Prompt
 
 
 class Retrieval:
@@ -94,22 +81,12 @@ class Retrieval:
         if reason:
             return [not_applicable(self.info, self.spec, model, reason)]
         tests, notes = self._tests(model, ask.seed)
-        outcomes = []
-        training = model.model.training
-        model.model.eval()
-        try:
-            stop = stops_at(model)
-            for number, test in enumerate(tests):
-                ask.tell(number, len(tests), f"{self.spec}: {test.prompt.id}")
-                outcomes.append(self._run_one(model, test, stop))
-            ask.tell(len(tests), len(tests), self.spec)
-        finally:
-            model.model.train(training)
-        if not outcomes:
+        if not tests:
             return [not_applicable(self.info, self.spec, model, "; ".join(notes))]
+        outcomes = run_tests(ask, tests, self.spec, dedup=self.dedup)
         return [retrieval_answer(self.info, self.spec, outcomes, [self._how(), *notes])]
 
-    def _tests(self, model: LoadedModel, seed: int) -> tuple[list[_Test], list[str]]:
+    def _tests(self, model: LoadedModel, seed: int) -> tuple[list[CopyTest], list[str]]:
         generator = np.random.default_rng(seed)
         # One window per needle and length, the same at every depth: depths differ by the needle's place alone.
         windows = generator.integers(0, len(haystack()) // 2, size=(len(self.needles), len(self.lengths)))
@@ -123,7 +100,7 @@ class Retrieval:
                 continue
             for (number, needle), depth in product(enumerate(self.needles), self.depths):
                 hidden = HiddenNeedle(needle, length, depth, self.style, int(windows[number, at]))
-                tests.append(_Test(hidden, hide(hidden, model.tokenizer)))
+                tests.append(CopyTest(hide(hidden, model.tokenizer), length, depth))
         return tests, notes
 
     def _how(self) -> str:
@@ -131,52 +108,15 @@ class Retrieval:
 
     def _most_steps(self, model: LoadedModel) -> int:
         answers = (one.answer for one in self.needles)
-        return max(len(_answer_tokens(model, answer)) for answer in answers) + EXTRA_STEPS
-
-    def _run_one(self, model: LoadedModel, test: _Test, stop: Callable[[int], bool]) -> Outcome:
-        prompt, needle = test.prompt, test.hidden.needle
-        found = prompt.spans["answer"]
-        aligned = alignment(prompt, found, needle.answer, model.tokenizer)
-        located = aligned != "lost"
-        steps = decode(
-            model, prompt, limit=len(_answer_tokens(model, needle.answer)) + EXTRA_STEPS, stop=stop
-        )
-        response = _text(model, [step.token for step in steps])
-        heads = {layer: len(top) for step in steps for layer, top in step.top.items()}
-        return Outcome(
-            id=prompt.id,
-            length=test.hidden.length,
-            depth=test.hidden.depth,
-            recall=rouge1_recall(needle.answer, response),
-            counted=located and rouge1_recall(needle.answer, response) > GATE,
-            alignment=aligned,
-            response=response,
-            scores=copy_scores(steps, prompt.tokens, found, heads, dedup=self.dedup) if located else {},
-            heads=heads,
-        )
-
-
-def _answer_tokens(model: LoadedModel, answer: str) -> list[int]:
-    tokenizer: Any = model.tokenizer
-    return list(tokenizer(" " + answer, add_special_tokens=False)["input_ids"])
-
-
-def _text(model: LoadedModel, tokens: Sequence[int]) -> str:
-    tokenizer: Any = model.tokenizer
-    return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return max(len(answer_tokens(model, answer)) for answer in answers) + EXTRA_STEPS
 
 
 def _cannot(model: LoadedModel, style: str) -> str | None:
     """Why the model cannot be asked for a needle, or None."""
-    config = getattr(model.model, "config", None)
-    can_generate = getattr(model.model, "can_generate", lambda: False)
-    if not can_generate() or getattr(config, "is_encoder_decoder", False):
-        return "it needs a decoder that generates text after a prompt"
-    if model.tokenizer is None or not getattr(model.tokenizer, "is_fast", False):
-        return "it needs a fast tokenizer, to find the answer's tokens"
-    if style == "chat" and not getattr(model.tokenizer, "chat_template", None):
+    reason = cannot_copy(model)
+    if reason is None and style == "chat" and not getattr(model.tokenizer, "chat_template", None):
         return "style=chat needs a tokenizer with a chat template"
-    return None
+    return reason
 
 
 def _shipped(count: int) -> tuple[Any, ...]:

@@ -107,7 +107,10 @@ def _lines(outcomes: Sequence[Outcome], mean: np.ndarray) -> list[str]:
             f"{int((known >= RETRIEVAL_HEAD).sum())} of {known.size} heads are at or above {RETRIEVAL_HEAD}"
         )
     else:
-        lines.append("no test was passed, so no head has a score: try shorter lengths or another style")
+        lines.append(
+            "no test was passed, so no head has a score: ask something easier (shorter lengths, fewer pairs, "
+            "another style)"
+        )
     return [*lines, *alignment_notes({one.id: one.alignment for one in outcomes})]
 
 

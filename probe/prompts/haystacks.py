@@ -71,7 +71,8 @@ def hide(hidden: HiddenNeedle, tokenizer: Any, text: str | None = None) -> Promp
 
 
 def _framed(hidden: HiddenNeedle, body: str, tokenizer: Any) -> Prompt:
-    cut = _sentence_end(body, round(hidden.depth * len(body)))
+    at = round(hidden.depth * len(body))
+    cut = _sentence_end(body, at if hidden.depth == 1 else min(at, len(body) - 1))
     before, after = body[:cut].rstrip(), body[cut:].strip()
     front = before + " " if before else ""
     needle = hidden.needle

@@ -33,13 +33,13 @@ def repeated_tokens(
     Raises:
         UsageError: a size below 1, more tokens than the vocabulary has, or a BOS that the tokenizer does not have.
     """
-    allowed = _ordinary(tokenizer)
+    allowed = ordinary_tokens(tokenizer)
     if min(length, repeats, count) < 1 or length > len(allowed):
         raise UsageError(
             f"length={length}, repeats={repeats}, count={count} were asked; each must be at least 1 and length at "
             f"most the {len(allowed)} ordinary tokens of the vocabulary"
         )
-    front = _front(tokenizer, bos)
+    front = front_tokens(tokenizer, bos)
     generator = np.random.default_rng(seed)
     prompts = []
     for number in range(count):
@@ -53,12 +53,14 @@ def repeated_tokens(
     return prompts
 
 
-def _ordinary(tokenizer: Any) -> np.ndarray:
+def ordinary_tokens(tokenizer: Any) -> np.ndarray:
+    """Ids of a vocabulary, ascending, without its special and added tokens."""
     special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
     return np.array(sorted(set(tokenizer.get_vocab().values()) - special))
 
 
-def _front(tokenizer: Any, bos: bool | None) -> list[int]:
+def front_tokens(tokenizer: Any, bos: bool | None) -> list[int]:
+    """What stands in front of tokens: BOS or nothing; None: as the tokenizer does by itself."""
     if bos is None:
         added = tokenizer("a", verbose=False)["input_ids"]
         bos = len(added) > 1 and added[0] == tokenizer.bos_token_id

@@ -19,6 +19,7 @@ BUILT_IN = {
     "jacobian_range": "probe.experiments.jacobian_range:JacobianRange",
     "rhythm": "probe.experiments.rhythm:Rhythm",
     "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
+    "head_divergence": "probe.experiments.head_divergence:HeadDivergence",
     "row_similarity": "probe.experiments.row_similarity:RowSimilarity",
     "stability": "probe.experiments.stability:Stability",
     "static_share": "probe.experiments.static_share:StaticShare",

@@ -46,6 +46,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "entropy_query_norm",
         "recalled_loss",
         "context_gain",
+        "jacobian_range",
         "source_share", "row_similarity", "stability", "static_share", "topk_overlap",
     ),  # fmt: skip
 }

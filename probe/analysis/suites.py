@@ -22,7 +22,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "massive_activation",
     ),  # fmt: skip
     "rhythm": ("waad", "future_influence", "local_global", "rhythm"),
-    "anchors": ("received",),
+    "anchors": ("received", "thought_anchors"),
     "entropy": (
         "entropy",
         "entropy:normalized=true",

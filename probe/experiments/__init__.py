@@ -18,6 +18,7 @@ BUILT_IN = {
     "context_gain": "probe.experiments.context_gain:ContextGain",
     "jacobian_range": "probe.experiments.jacobian_range:JacobianRange",
     "rhythm": "probe.experiments.rhythm:Rhythm",
+    "thought_anchors": "probe.experiments.thought_anchors:ThoughtAnchors",
     "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
     "head_divergence": "probe.experiments.head_divergence:HeadDivergence",
     "row_similarity": "probe.experiments.row_similarity:RowSimilarity",

@@ -14,6 +14,7 @@ BUILT_IN = {
     "retrieval": "probe.experiments.retrieval:Retrieval",
     "json_retrieval": "probe.experiments.json_retrieval:JsonRetrieval",
     "mqar": "probe.experiments.mqar:Mqar",
+    "qr_retrieval": "probe.experiments.qr_retrieval:QrRetrieval",
     "recalled_loss": "probe.experiments.recalled_loss:RecalledLoss",
     "context_gain": "probe.experiments.context_gain:ContextGain",
     "jacobian_range": "probe.experiments.jacobian_range:JacobianRange",

@@ -27,7 +27,7 @@ def pair_of_tokens(
             f"{asked} was asked; the prompt holds image tokens, and a prompt has no pixels: give the model's own "
             "inputs (inputs={'input_ids': …, 'pixel_values': …})"
         )
-    keep = _kept(span, asked)
+    keep = kept_tokens(span, asked)
     made: dict[str, Any] = {"input_ids": _rows(tokens, keep)}
     return {**made, **_padding(model, keep, asked)}
 
@@ -45,7 +45,7 @@ def pair_of_inputs(
         InterventionError: the model takes no padding, or inputs that are not one sequence.
     """
     ids, real = sequence_of(inputs, asked)
-    keep = _kept(span, asked)
+    keep = kept_tokens(span, asked)
     images = image_tokens(model, ids)
     left = int((images & keep).sum())
     if left not in (0, int(images.sum())):
@@ -105,7 +105,8 @@ def span_of_inputs(
     return image_tokens(model, ids)
 
 
-def _kept(span: Bool[Tensor, "token"], asked: str) -> Bool[Tensor, "token"]:
+def kept_tokens(span: Bool[Tensor, "token"], asked: str) -> Bool[Tensor, "token"]:
+    """What is left without a span; raises `InputError` where it is empty, holds the last token, or every token."""
     if not bool(span.any()):
         raise InputError(
             f"{asked} was asked; its span holds no token of this prompt: there is nothing to take out"
@@ -132,12 +133,12 @@ def _padding(model: nn.Module, keep: Bool[Tensor, "token"], asked: str) -> dict[
         )
     mask = _rows(torch.ones_like(keep, dtype=torch.int64), keep)
     made = {"attention_mask": mask}
-    if "position_ids" in accepts and not _several_axes(model):
+    if "position_ids" in accepts and not several_axes(model):
         made["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
     return made
 
 
-def _several_axes(model: nn.Module) -> bool:
+def several_axes(model: nn.Module) -> bool:
     """Whether positions have axes for time, height and width: then the model makes them from its inputs."""
     config: Any = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config

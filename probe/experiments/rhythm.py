@@ -34,10 +34,11 @@ class Rhythm:
     s + lo to s + hi. Tokens with a high |WAAD_t − WAAD_{t+1}| plan ahead, tokens with a high FAI are anchors. The
     response is the prompt's span ``response``, or the whole text where there is none; keys are all tokens before.
 
-    `extra` holds, per (prompt, token) and NaN outside the response: ``waad``, ``delta``, ``fai``, the flags ``preplan``
-    and ``anchor``, and the weights ``credit:local``, ``credit:global``, ``credit:coupled`` of `credit`. ``group`` says
-    -1 (local), 1 (global) or 0 of each head. ``coupling`` (measure, statistic) says how often an FAI peak has a WAAD
-    peak within k tokens (``within``), or in the k tokens before it or at it (``follows``), beside circular shifts.
+    `extra` holds, per (prompt, token) and NaN outside the response: ``waad``, ``delta``, ``fai``, the flags
+    ``preplan``, ``anchor``, ``peak:waad`` and ``peak:fai``, and the weights ``credit:local``, ``credit:global`` and
+    ``credit:coupled`` of `credit`. ``group`` says -1 (local), 1 (global) or 0 of each head. ``coupling`` (measure,
+    statistic) says how often an FAI peak has a WAAD peak within k tokens (``within``), or at it or in the k tokens
+    before (``follows``), beside circular shifts.
 
     Li et al., "Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm", 2025.
 

@@ -100,6 +100,8 @@ def _tokens(found: Found, rule: Rule) -> dict[str, xr.DataArray]:
             "fai": fai,
             "preplan": _flags(highest(delta, rule.share), delta),
             "anchor": _flags(highest(fai, rule.share), fai),
+            "peak:waad": _flags(peaks(waad, rule.peak), waad),
+            "peak:fai": _flags(peaks(fai, rule.peak), fai),
             **{f"credit:{kind}": weights for kind, weights in credit(waad, fai, rule).items()},
         }
         for name, values in each.items():

@@ -17,7 +17,7 @@ Flags = Bool[np.ndarray, "token"]
 
 @dataclass(frozen=True)
 class Rule:
-    """How signals become weights and peaks; the paper gives `gain`, `share` and a range of `k`, the rest is chosen here.
+    """How signals become weights and peaks: the paper gives `gain`, `share` and a range of `k`, not the others.
 
     Attributes:
         gain: weight g of a chosen token, above 0 (the paper's: 1.5); every other token has weight 1.

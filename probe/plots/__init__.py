@@ -5,10 +5,22 @@ from probe.plots.difference_map import difference_map
 from probe.plots.head_map import head_map
 from probe.plots.head_scatter import head_scatter
 from probe.plots.retrieval_grid import retrieval_grid
+from probe.plots.sentence_map import sentence_map
 from probe.plots.taxonomy_map import taxonomy_map
 from probe.plots.theme import TEMPLATE, colorscale
+from probe.plots.token_lines import token_lines
+from probe.plots.token_rhythm import token_rhythm
 
 __all__ = [
-    "TEMPLATE", "attention_image", "colorscale", "difference_map", "head_map", "head_scatter",
-    "retrieval_grid", "taxonomy_map",
+    "TEMPLATE",
+    "attention_image",
+    "colorscale",
+    "difference_map",
+    "head_map",
+    "head_scatter",
+    "retrieval_grid",
+    "sentence_map",
+    "taxonomy_map",
+    "token_lines",
+    "token_rhythm",
 ]  # fmt: skip

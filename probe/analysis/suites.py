@@ -7,7 +7,7 @@ from probe.errors import UnknownNameError
 PREFIX = "suite:"
 
 SUITES: Mapping[str, tuple[str, ...]] = {
-    "retrieval": ("retrieval", "json_retrieval", "mqar"),
+    "retrieval": ("retrieval", "json_retrieval", "qr_retrieval", "mqar"),
     "sinks": (
         "sink",
         "key_mass",

@@ -64,7 +64,10 @@ def standing(report: Report, head: HeadId) -> object:
     return dmc.Stack(
         [
             dmc.Table(
-                data={"head": ["metric", "value", "rank"], "body": rows}, striped=True, withTableBorder=True
+                data={"head": ["metric", "value", "rank"], "body": rows},
+                striped=True,
+                withTableBorder=True,
+                className="standing",
             ),
             dcc.Link("All heads", href="/"),
         ],

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,14 +34,16 @@ class Library:
     the file system.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], made: Callable[[], Sequence[Path]] = tuple) -> None:
         self.folders = tuple(folder.resolve() for folder in folders)
+        self._made = made  # reports that were made since, wherever they lie
         self._opened: OrderedDict[tuple[str, int], Report] = OrderedDict()
         self._lock = threading.Lock()
 
     def shelves(self) -> list[Shelf]:
         """Every report, the newest first; looked up anew each time, since runs end while the page is open."""
-        found = sorted(_reports(self.folders), key=_written, reverse=True)
+        folders = (*self.folders, *(one.resolve() for one in self._made()))
+        found = sorted(_reports(folders), key=_written, reverse=True)
         names: dict[str, int] = {}
         shelves = []
         for folder in found:

@@ -8,8 +8,10 @@ import dash_mantine_components as dmc
 from dash import Input, Output, State, dcc, html
 from flask_compress import Compress
 
+from probe.storage import home
 from probe_app import frame
 from probe_app.address import read
+from probe_app.jobs import Jobs
 from probe_app.library import Library
 from probe_app.pages import PAGES, Page
 from probe_app.security import protect
@@ -21,10 +23,11 @@ def create_app(folders: Sequence[Path], host: str | None = None) -> dash.Dash:
     """The dashboard over the reports in `folders`; serve it with `probe_app.serving.serve`.
 
     Args:
-        folders: Folders that are reports or hold reports. Nothing outside them is read.
+        folders: Folders that are reports or hold reports. Nothing else is read but what runs started here have made.
         host: The address it will be served at: a loopback one answers to no other name.
     """
-    library = Library(folders)
+    jobs = Jobs(home() / "jobs", home() / "runs")
+    library = Library(folders, jobs.reports)
     app = dash.Dash(
         __name__,
         title="probe",
@@ -37,7 +40,7 @@ def create_app(folders: Sequence[Path], host: str | None = None) -> dash.Dash:
     )
     Compress(app.server)
     protect(app.server, host)
-    pages = {page.path: page for page in (make(library) for make in PAGES)}
+    pages = {page.path: page for page in (make(library, jobs) for make in PAGES)}
     app.layout = frame.layout(list(pages.values()), ADDRESS, PAGE)
     _show(app, pages)
     frame.connect(app)

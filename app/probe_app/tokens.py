@@ -15,6 +15,7 @@ from probe_app.said import shown
 from probe_app.tile import KeptView
 
 STEP = 256  # tokens on the page at once
+_SHADED = 0.97
 LOOKS, LOOKED_AT = "where the chosen token looks", "who looks at the chosen token"
 
 
@@ -41,11 +42,14 @@ def text_view(report: Report, view: KeptView, fields: Mapping[str, str]) -> obje
     chosen = int(fields["at"]) if fields.get("at", "").isdigit() else None
     among = view.rows(start, stop)
     values = _values(report, view, fields, (start, stop), chosen, among)
+    low, high = _shades(values)
     words = [_token(at, tokens[at], values[at - start], chosen == at) for at in range(start, stop)]
-    attributes = {"data-first": str(start)} | ({} if among is None else {"data-rows": _packed(among)})
+    attributes = {"data-first": str(start), "data-low": f"{low:.6g}", "data-high": f"{high:.6g}"} | (
+        {} if among is None else {"data-rows": _packed(among)}
+    )
     return html.Div(
         [
-            dmc.Text(_legend(values, (start, stop, len(tokens)), among is not None), size="sm"),
+            dmc.Text(_legend(low, high, (start, stop, len(tokens)), among is not None), size="sm"),
             html.Div(words, className="tokens", id="tokens", role="list", **attributes),
         ]
     )
@@ -92,12 +96,19 @@ def _token(at: int, text: str, value: float, chosen: bool) -> html.Span:
     )
 
 
-def _legend(values: np.ndarray, window: tuple[int, int, int], hover: bool) -> str:
-    start, stop, total = window
+def _shades(values: np.ndarray) -> tuple[float, float]:
+    """From where to where shades run: a few outliers, such as a sink, must not leave all others white."""
     known = values[np.isfinite(values)]
+    return (float(known.min()), float(np.quantile(known, _SHADED))) if known.size else (np.nan, np.nan)
+
+
+def _legend(low: float, high: float, window: tuple[int, int, int], hover: bool) -> str:
+    start, stop, total = window
     said = f"Tokens {start} to {stop - 1} of {total}."
-    if known.size:
-        said += f" Shades from {shown(float(known.min()))} to {shown(float(known.max()))}."
+    if np.isfinite(low):
+        said += (
+            f" Shades from {shown(low)} to {shown(high)}, the 97th percentile here; what is above is as dark."
+        )
     more = " Hover or focus a token to see where it looks; click it to choose it."
     return said + (more if hover else " Click a token to choose it.")
 

@@ -33,17 +33,16 @@ window.dash_clientside.probe = {
     token.style.setProperty("--shade", Number.isFinite(part) ? part.toFixed(3) : "0");
   }
 
-  // The shades that the server chose: each value against the least and the largest on the page.
+  // The shades that the server chose: each value between its low and its high; probabilities where it says neither.
   function atRest(box) {
     const tokens = [...box.children];
     const values = tokens.map((t) => (t.dataset.value === "" ? NaN : Number(t.dataset.value)));
-    const known = values.filter(Number.isFinite);
-    const low = Math.min(...known);
-    const high = Math.max(...known);
+    const low = Number(box.dataset.low ?? 0);
+    const high = Number(box.dataset.high ?? 1);
     box.classList.remove("looking");
     tokens.forEach((t, i) => {
       t.classList.remove("source");
-      shade(t, high > low ? (values[i] - low) / (high - low) : known.length && high > 0 ? 1 : 0);
+      shade(t, high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0);
     });
   }
 
@@ -62,7 +61,7 @@ window.dash_clientside.probe = {
   }
 
   function tokenOf(event) {
-    return event.target instanceof Element ? event.target.closest(".token") : null;
+    return event.target instanceof Element ? event.target.closest(".token[data-at]") : null;
   }
 
   document.addEventListener("mouseover", (event) => {

@@ -2,9 +2,11 @@
 
 from probe_app.pages.compare import Compare
 from probe_app.pages.head import Head
+from probe_app.pages.intervene import Intervene
 from probe_app.pages.overview import Overview
 from probe_app.pages.page import Page
+from probe_app.pages.run import Run
 
-PAGES: tuple[type[Page], ...] = (Overview, Head, Compare)
+PAGES: tuple[type[Page], ...] = (Overview, Head, Compare, Intervene, Run)
 
 __all__ = ["PAGES", "Page"]

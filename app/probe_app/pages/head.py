@@ -33,55 +33,34 @@ class Head(Page):
 
     def layout(self, fields: Mapping[str, str]) -> Any:
         """Choices, standing, map, text."""
+        choices = [
+            dmc.Select(id="head-report", label="Report", searchable=True, w=320),
+            dmc.Select(id="head-name", label="Head", searchable=True, w=140),
+            dmc.Select(id="head-prompt", label="Prompt", searchable=True, w=240, allowDeselect=False),
+        ]
+        shading = [
+            dmc.Title("The text", order=2, size="h4"),
+            dmc.Select(id="head-by", label="Shade by", w=260, allowDeselect=False),
+            dmc.Button("◀ Earlier", id="head-back", variant="default", size="sm", n_clicks=0),
+            dmc.Button("Later ▶", id="head-on", variant="default", size="sm", n_clicks=0),
+        ]
+        standing_here = [dmc.Title("Among the others", order=2, size="h4"), html.Div(id="head-standing")]
         return dmc.Stack(
             [
                 here("head"),
-                dmc.Group(
-                    [
-                        dmc.Select(id="head-report", label="Report", searchable=True, w=320),
-                        dmc.Select(id="head-name", label="Head", searchable=True, w=140),
-                        dmc.Select(id="head-prompt", label="Prompt", searchable=True, w=240, allowDeselect=False),
-                    ],
-                    align="flex-start",
-                ),
+                dmc.Group(choices, align="flex-start"),
                 html.Div(id="head-facts"),
                 dmc.Grid(
                     [
-                        dmc.GridCol(
-                            [
-                                dmc.Title("Where it looks", order=2, size="h4"),
-                                html.Div(id="head-how"),
-                                html.Div(figures.graph("pattern", go.Figure(), "Attention of the head", mark="tile"), id="head-image"),
-                                dmc.Group(
-                                    [
-                                        dmc.TextInput(id="head-queries", label="Queries", placeholder="0-64", w=130, debounce=True),
-                                        dmc.TextInput(id="head-keys", label="Keys", placeholder="0-64", w=130, debounce=True),
-                                        dmc.Button("Whole map", id="head-whole", variant="default", size="sm", n_clicks=0),
-                                    ],
-                                    align="flex-end",
-                                ),
-                            ],
-                            span={"base": 12, "lg": 7},
-                        ),
-                        dmc.GridCol(
-                            [dmc.Title("Among the others", order=2, size="h4"), html.Div(id="head-standing")],
-                            span={"base": 12, "lg": 5},
-                        ),
+                        dmc.GridCol(_pattern(), span={"base": 12, "lg": 7}),
+                        dmc.GridCol(standing_here, span={"base": 12, "lg": 5}),
                     ]
                 ),
-                dmc.Group(
-                    [
-                        dmc.Title("The text", order=2, size="h4"),
-                        dmc.Select(id="head-by", label="Shade by", w=260, allowDeselect=False),
-                        dmc.Button("◀ Earlier", id="head-back", variant="default", size="sm", n_clicks=0),
-                        dmc.Button("Later ▶", id="head-on", variant="default", size="sm", n_clicks=0),
-                    ],
-                    align="flex-end",
-                ),
+                dmc.Group(shading, align="flex-end"),
                 dcc.Store(id="token-chosen"),
                 html.Div(id="head-text"),
             ]
-        )  # fmt: skip
+        )
 
     def connect(self, app: dash.Dash) -> None:
         """Every choice goes into the address, and the address says what is shown."""
@@ -168,6 +147,23 @@ class Head(Page):
             write(fields), listed, fields["report"], head_names(report), str(head), labels, str(number), by, chosen,
             facts(report), how, figure, queries, keys, standing(report, head), text,
         )  # fmt: skip
+
+
+def _pattern() -> list[Any]:
+    """The map's place, and its ranges as text for those who do not drag."""
+
+    def range_of(name: str, label: str) -> object:
+        return dmc.TextInput(id=name, label=label, placeholder="0-64", w=130, debounce=True)
+
+    whole = dmc.Button("Whole map", id="head-whole", variant="default", size="sm", n_clicks=0)
+    return [
+        dmc.Title("Where it looks", order=2, size="h4"),
+        html.Div(id="head-how"),
+        figures.graph("pattern", go.Figure(), "Attention of the head", mark="tile"),
+        dmc.Group(
+            [range_of("head-queries", "Queries"), range_of("head-keys", "Keys"), whole], align="flex-end"
+        ),
+    ]
 
 
 def _touched(fields: dict[str, str], which: Any, touched: tuple[Any, ...]) -> dict[str, str] | None:

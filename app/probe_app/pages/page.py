@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import dash
 from dash import dcc
 
+from probe_app.jobs import Jobs
 from probe_app.library import Library
 
 
@@ -16,8 +17,8 @@ class Page:
     title: ClassVar[str]
     what: ClassVar[str]  # a few words below its name
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, library: Library, jobs: Jobs) -> None:
+        self.library, self.jobs = library, jobs
 
     def layout(self, fields: Mapping[str, str]) -> Any:
         """The page for the fields of an address, with its controls set to them."""

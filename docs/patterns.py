@@ -4,7 +4,7 @@
     python docs/patterns.py --tokens 512 --only sliding,pooled_topk --out DIR   a trial
 
 A run that is stopped goes on where it was (a length and a half of the patterns at a time). Needs `smollm2-135m`,
-fetched, and docs/claims/results/retrieval.json, the retrieval score of every head.
+fetched, and docs/claims/heads/smollm2-135m.jsonl, the retrieval score of every head.
 """
 
 import argparse
@@ -17,23 +17,23 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "claims"), str(HERE / "benchmarks")]
+sys.path[:0] = [str(HERE / "benchmarks")]
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from finished import Finished  # noqa: E402
 from machine import describe  # noqa: E402
-from pages import write  # noqa: E402
 
 import probe  # noqa: E402
 from probe.experiments.retrieval_answer import RETRIEVAL_HEAD  # noqa: E402
 from probe.prompts import Prompt  # noqa: E402
 from probe.prompts.corpus import held_out_text  # noqa: E402
+from probe.replay.files import replaced  # noqa: E402
+from probe.replay.kept import Kept  # noqa: E402
 from probe.report import Report  # noqa: E402
 from probe.report.pattern_costs import LOST, numbers_of, pattern_specs  # noqa: E402
 from probe.report.ranking import cells, head_name  # noqa: E402
 
-SCORES = HERE / "claims" / "results" / "retrieval.json"
+SCORES = HERE / "claims" / "heads" / "smollm2-135m.jsonl"
 LENGTHS = (2048, 8192)
 DENSITIES = (0.25, 0.10)
 DRAWS = 1000  # of as many other heads of the same layers
@@ -209,7 +209,8 @@ def main() -> int:
     asked = parser.parse_args()
     if (asked.only or asked.tokens) and asked.out == HERE:
         parser.error("--only or --tokens was asked without --out; a part must not stand for the whole page")
-    scores: dict[str, float] = json.loads(SCORES.read_text(encoding="utf-8"))["scores"]
+    kept = [json.loads(line) for line in SCORES.read_text(encoding="utf-8").splitlines()[1:]]
+    scores: dict[str, float] = dict(kept)["retrieval seed 0"]
     retrieval = [name for name, score in scores.items() if score >= RETRIEVAL_HEAD]
     lengths, only = asked.tokens or LENGTHS, set(asked.only.split(",")) if asked.only else None
     plan = {
@@ -218,7 +219,7 @@ def main() -> int:
         for density in (DENSITIES if n <= LENGTHS[0] else DENSITIES[1:])
     }
     about = [list(map(str, plan)), [*plan.values()], asked.only, Path(__file__).read_text(encoding="utf-8")]
-    finished = Finished(asked.out / "patterns.unfinished.jsonl", about)
+    finished = Kept(asked.out / "patterns.unfinished.jsonl", about)
     loaded = probe.load("smollm2-135m", dtype="float32")
     loaded.model.eval()
     found: dict[str, list[dict[str, Any]]] = {}
@@ -229,7 +230,7 @@ def main() -> int:
             if chosen:
                 key = f"{n} tokens, {density:g}, {half}"
                 rows += finished.of(key, lambda n=n, chosen=chosen: measure(loaded, n, chosen, scores))
-    write(asked.out / "patterns.md", page(found, scores, "python docs/patterns.py"))
+    replaced(asked.out / "patterns.md", page(found, scores, "python docs/patterns.py"))
     finished.drop()
     return 0
 

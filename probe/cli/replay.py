@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from probe.cli.flags import Json, Seed
-from probe.cli.typed import typed
 from probe.errors import UsageError
 
 _Claims = Annotated[list[str] | None, typer.Argument(metavar="[CLAIM]...", help="Claims, by name.")]
@@ -55,5 +54,5 @@ def replay(
     if render:
         render_pages(out, as_json=as_json)
         return
-    choices = {"out": out, "small": small, "kept": kept, "seed": seed, "command": typed()}
+    choices = {"out": out, "small": small, "kept": kept, "seed": seed}
     run(claims or [], models or [], choices, as_json=as_json)

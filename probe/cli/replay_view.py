@@ -52,7 +52,9 @@ def show(one: "Stored", out: Console) -> None:
     out.print(Text.assemble((clean(one.model), "bold"), f"   {title}   seed {one.seed}"))
     small = " (a smoke check of few prompts)" if one.small else ""
     out.print(f"the claim {clean(one.finding.verdict)}{small}")
-    table = Table("measured", "paper", "here", "random control", box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("measured", "paper", "here", "random control"):
+        table.add_column(name, no_wrap=name in {"here", "random control"})
     for row in one.finding.rows:
         table.add_row(*(Text(clean(str(cell))) for cell in (row.what, row.paper, row.ours, row.control)))
     out.print(table)

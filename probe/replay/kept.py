@@ -21,6 +21,7 @@ class Kept:
     def __init__(self, path: Path, about: object, known: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.values: dict[str, Any] = dict(known or {})
+        self.measured = 0  # values that were not there
         head = json.dumps(about, sort_keys=True)
         try:
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
@@ -43,6 +44,7 @@ class Kept:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             self.values[key] = json.loads(line)[1]
+            self.measured += 1
         return self.values[key]
 
     def drop(self) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from probe.replay.claim import Claim, Claims, Listed
 from probe.replay.files import replaced
-from probe.replay.finding import Row
 from probe.replay.stored import Stored, stored_in
 
+COLUMNS = ("measured", "paper", "here", "random control")
 HEAD = """# Claims, replayed on real weights
 
 Claims of papers about attention, measured on small models against count-matched random controls. Each page says what
@@ -27,20 +27,19 @@ def page(listed: Listed, claim: Claim, results: Sequence[Stored]) -> str:
 
 
 def _of_model(one: Stored) -> list[str]:
-    finding = one.finding
+    finding, made = one.finding, one.machine
     lines = [f"## On {one.model}", "", f"**On this model the claim {finding.verdict}.**", ""]
     if finding.rows:
-        heads = ("measured", "paper", "here", "random control")
         said = "[ ] is a 95 % bootstrap interval, ( – ) the lowest and the highest of several seeds"
-        lines += [f"{said}; seed {one.seed}.", "", *_table(heads, [_cells(row) for row in finding.rows]), ""]
+        cells = [(row.what, row.paper, str(row.ours), str(row.control)) for row in finding.rows]
+        lines += [f"{said}; seed {one.seed}.", "", *_table(COLUMNS, cells), ""]
     for table in finding.tables:
         lines += [f"{table.title}.", "", *_table(table.columns, table.rows), ""]
-    lines += [*_bullets((*finding.found, *finding.how)), ""]
-    made, versions = one.machine, f"torch {one.machine['torch']}, transformers {one.machine['transformers']}"
-    lines += [
-        f"Written by `{one.command}` on {made['day']}, seed {one.seed} ({made['processor']}, {versions}, float32).",
-        "",
-    ]
+    for title, said_of in (("Found", finding.found), ("Heads and controls", finding.how)):
+        if said_of:
+            lines += [f"{title}:", "", *_bullets(said_of), ""]
+    versions = f"torch {made['torch']}, transformers {made['transformers']}, float32"
+    lines += [f"Measured by `{one.command}` on {made['day']} ({made['processor']}, {versions}).", ""]
     return lines
 
 
@@ -54,19 +53,18 @@ def index(claims: Mapping[str, Listed], results: Mapping[str, Sequence[Stored]])
     return "\n".join([HEAD, *_table(("claim", "model", "verdict", "numbers"), rows), ""])
 
 
-def write_pages(claims: Claims, folder: Path) -> list[Path]:
-    """Write the page of every claim that has results in `folder`, and the index; raises `OutputError`."""
+def write_pages(claims: Claims, folder: Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Write the pages of claims that have results in `folder` (None: of all), and the index; raises `OutputError`.
+
+    The code of other claims is not loaded: the index needs none.
+    """
     results = {name: found for name in claims if (found := stored_in(folder, name))}
     written = []
-    for name, found in results.items():
+    for name in results if names is None else [name for name in names if name in results]:
         written.append(folder / f"{name}.md")
-        replaced(written[-1], page(claims[name], claims.load(name), found))
+        replaced(written[-1], page(claims[name], claims.load(name), results[name]))
     replaced(folder / "README.md", index(claims, results))
     return [*written, folder / "README.md"]
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return row.what, row.paper, str(row.ours), str(row.control)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

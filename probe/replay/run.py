@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,7 +35,6 @@ class ReplayOptions:
         out: Folder of results and pages; None: `default_folder`, or nowhere for a smoke check.
         small: A smoke check of a few prompts; never written among real results.
         kept: Take up the numbers of a stored result with the same seed and settings, and only tell them anew.
-        command: How the run was asked for; stored with the result.
         claims: The table of claims.
         tell: Is told what is measured now.
     """
@@ -44,7 +43,6 @@ class ReplayOptions:
     out: Path | None = None
     small: bool = False
     kept: bool = False
-    command: str | None = None
     claims: Claims = field(default_factory=lambda: CLAIMS)
     tell: Callable[[str], None] = lambda _what: None
 
@@ -82,9 +80,7 @@ def replay(
             return _all(wanted, models, asked, Path(folder))
     folder = asked.out if asked.out is not None else default_folder()
     _require_alike(asked, folder)
-    found = _all(wanted, models, asked, folder)
-    write_pages(asked.claims, folder)
-    return found
+    return _all(wanted, models, asked, folder)
 
 
 def _require_alike(asked: ReplayOptions, folder: Path) -> None:
@@ -106,8 +102,7 @@ def _all(names: Sequence[str], models: Sequence[object], asked: ReplayOptions, f
         loaded = model if isinstance(model, LoadedModel) else load(model, dtype="float32")
         for name in mine:
             found.append(_one(name, loaded, asked, folder))
-            if not asked.small:
-                write_pages(asked.claims, folder)
+            write_pages(asked.claims, folder, [name])
     return found
 
 
@@ -121,8 +116,12 @@ def _one(name: str, loaded: LoadedModel, asked: ReplayOptions, folder: Path) -> 
         "small": asked.small,
         "settings": json.loads(json.dumps(dict(claim.settings))),
     }
-    known = _known(about, folder) if asked.kept else {}
-    kept = Kept(unfinished_path(folder, name, loaded.name), {**about, "code": _digest(claim)}, known)
+    before = _same(about, folder) if asked.kept else None
+    kept = Kept(
+        unfinished_path(folder, name, loaded.name),
+        {**about, "code": _digest(claim)},
+        None if before is None else before.measured,
+    )
     tell = asked.tell
     work = Work(
         loaded,
@@ -134,22 +133,22 @@ def _one(name: str, loaded: LoadedModel, asked: ReplayOptions, folder: Path) -> 
     )
     with settled(asked.seed, deterministic=False, device=loaded.device), evaluating(loaded.model):
         finding = claim.measure(work)
-    command = asked.command or f"probe replay {name} --model {loaded.name} --seed {asked.seed}"
-    measured = kept.values
-    result = Stored(**about, command=command, finding=finding, measured=measured)
+    result = Stored(**about, finding=finding, measured=kept.values)
+    if before is not None and not kept.measured:
+        result = replace(result, machine=before.machine)
     result.write(folder)
     kept.drop()
     return result
 
 
-def _known(about: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The numbers of a stored result that was measured with the same settings."""
+def _same(about: dict[str, Any], folder: Path) -> Stored | None:
+    """The stored result that was measured with the same settings, if there is one."""
     path = result_path(folder, about["claim"], about["model"])
     if not path.is_file():
-        return {}
+        return None
     stored = Stored.read(path)
     same = all(getattr(stored, name) == value for name, value in about.items())
-    return dict(stored.measured) if same else {}
+    return stored if same else None
 
 
 def _shared(loaded: LoadedModel, asked: ReplayOptions, folder: Path) -> Kept:

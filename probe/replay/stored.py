@@ -24,11 +24,16 @@ class Stored:
     sha256: str | None
     seed: int
     small: bool
-    command: str
     finding: Finding
     settings: Mapping[str, Any]
     measured: Mapping[str, Any]
     machine: Mapping[str, Any] = field(default_factory=machine)
+
+    @property
+    def command(self) -> str:
+        """What measures it again."""
+        seed = f" --seed {self.seed}" if self.seed else ""
+        return f"probe replay {self.claim} --model {self.model}{seed}{' --small' if self.small else ''}"
 
     def write(self, folder: Path) -> Path:
         """Store it below `folder`; raises `OutputError`."""

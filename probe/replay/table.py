@@ -11,6 +11,12 @@ CLAIMS = Claims(
             "probe.replay.claims.masking:CLAIM", "Masking retrieval heads loses the needle", _WU, 5
         ),
         # Where an answer comes from
+        "document": Listed(
+            "probe.replay.claims.document:CLAIM",
+            "Reinforcing heads that read the document makes answers follow it",
+            "He et al. 2025 (arXiv:2412.13949)",
+            4,
+        ),
         "sentence": Listed(
             "probe.replay.claims.sentence:CLAIM",
             "Knocking out the answer's sentence removes the answer",

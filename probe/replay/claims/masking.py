@@ -212,6 +212,7 @@ def _how(top: Sequence[str], controls: Controls, scores: dict[str, float], found
         f"A control edits as many other heads of each layer, none of the top {TOP}, the same heads under both "
         "maskings. Nothing keeps heads with a lower retrieval score out of it:",
         *controls.told(scores),
+        f"Ordinary text: {found.source}.",
     )
 
 
@@ -227,8 +228,8 @@ CLAIM = Claim(
         "Every needle stands at depths 0.1, 0.5 and 0.9, at another length each. Intervals of recall are over needles, "
         "those of the loss over passages.",
         "`zero`: the heads' output is zero in every row. The paper's masking: their pattern is uniform over all "
-        "cached keys, in decode steps alone, of which the last prompt token is the first. Layers with a sliding window "
-        "keep every key in the cache here, and see those of their window.",
+        "cached keys, in decode steps alone, of which the last prompt token is the first. Where a layer has a "
+        "sliding window, every key is kept in the cache here, so that uniform is over all of them.",
         "The response is greedy; the answer loss gives the model the true tokens before each.",
         "Ordinary text: each passage is one token of prefill, the rest decode, so that both maskings act on every "
         "predicted token but one.",

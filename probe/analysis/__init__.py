@@ -8,6 +8,7 @@ from probe.analysis.forecast import Forecast, forecast
 from probe.analysis.generation import Generations, generate
 from probe.analysis.observe import Run, observe
 from probe.analysis.options import AnalyzeOptions
+from probe.analysis.probing import HeadProbeOptions, head_probes
 
 __all__ = [
     "AblateOptions",
@@ -15,6 +16,7 @@ __all__ = [
     "AnalyzeOptions",
     "Forecast",
     "Generations",
+    "HeadProbeOptions",
     "Run",
     "ablate",
     "analyze",
@@ -22,5 +24,6 @@ __all__ = [
     "edit",
     "forecast",
     "generate",
+    "head_probes",
     "observe",
 ]

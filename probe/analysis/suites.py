@@ -47,6 +47,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "recalled_loss",
         "context_gain",
         "jacobian_range",
+        "choice_mass",
         "source_share", "row_similarity", "stability", "static_share", "topk_overlap",
     ),  # fmt: skip
 }

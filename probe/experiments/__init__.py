@@ -18,6 +18,7 @@ BUILT_IN = {
     "recalled_loss": "probe.experiments.recalled_loss:RecalledLoss",
     "context_gain": "probe.experiments.context_gain:ContextGain",
     "jacobian_range": "probe.experiments.jacobian_range:JacobianRange",
+    "choice_mass": "probe.experiments.choice_mass:ChoiceMass",
     "rhythm": "probe.experiments.rhythm:Rhythm",
     "thought_anchors": "probe.experiments.thought_anchors:ThoughtAnchors",
     "sink_tokens": "probe.experiments.sink_tokens:SinkTokens",
@@ -27,6 +28,12 @@ BUILT_IN = {
     "static_share": "probe.experiments.static_share:StaticShare",
     "topk_overlap": "probe.experiments.topk_overlap:TopkOverlap",
     "active_dormant": "probe.experiments.active_dormant:ActiveDormant",
+    "redundancy": "probe.experiments.redundancy:Redundancy",
+    "heterogeneous_heads": "probe.experiments.heterogeneous_heads:HeterogeneousHeads",
+    "rollout": "probe.experiments.rollout:Rollout",
+    "gradient_attention": "probe.experiments.gradient_attention:GradientAttention",
+    "attention_saliency": "probe.experiments.attention_saliency:AttentionSaliency",
+    "expert_difference": "probe.experiments.expert_difference:ExpertDifference",
 }
 
 EXPERIMENTS = MetricTable(BUILT_IN, "probe.experiments", ("info", "run"))

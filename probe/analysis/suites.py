@@ -20,6 +20,8 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "head_output_norm",
         "residual_peak",
         "massive_activation",
+        "sink_tokens",
+        "active_dormant:heads=0",
     ),  # fmt: skip
     "rhythm": ("waad", "future_influence", "local_global", "rhythm"),
     "anchors": ("received", "thought_anchors"),

@@ -1,7 +1,7 @@
 """Thought anchors: heads that keep looking back at a few sentences, and what happens when a sentence is suppressed."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
@@ -49,6 +49,7 @@ class ThoughtAnchors:
         suppression: compute the suppression matrix as well: a forward more per sentence.
         kl: ``sparse`` as the authors' code (a token that is lost counts with a logit of −1e9), or ``grouped`` (whole
             distributions, the tokens that were not kept counted as one).
+        sink: ``drop`` leaves the first token, where attention sinks, out of the first sentence; ``keep`` it there.
     """
 
     info: ClassVar[MetricInfo] = MetricInfo(
@@ -70,17 +71,19 @@ class ThoughtAnchors:
         control_depth: bool = False,
         suppression: bool = False,
         kl: Kl = "sparse",
+        sink: Literal["keep", "drop"] = "keep",
     ) -> None:
         self.spec = self.info.name
         at_least("thought_anchors", "top", top, 1)
         at_least("thought_anchors", "proximity", proximity, 1)
         one_of("thought_anchors", "kl", kl, ("sparse", "grouped"))
+        one_of("thought_anchors", "sink", sink, ("keep", "drop"))
         if kl != "sparse" and not suppression:
             raise UsageError(
                 f"thought_anchors: kl was {kl!r} without suppression: write suppression=true as well"
             )
         self.top, self.proximity, self.control_depth = top, proximity, control_depth
-        self.suppression, self.kl = suppression, kl
+        self.suppression, self.kl, self.sink = suppression, kl, sink
 
     def run(self, ask: Ask) -> list[Answer]:
         """Two forwards per prompt, and one per sentence with `suppression`; the seed draws the interval.
@@ -103,10 +106,12 @@ class ThoughtAnchors:
     def _texts(self, prompts: Sequence[Prompt]) -> tuple[list[Text], list[str]]:
         """The prompts with enough sentences, and a line on those without."""
         need = self.proximity + _DEFINED
-        texts, short = [], []
+        texts: list[Text] = []
+        short: list[Text] = []
         for prompt in prompts:
             start, stop = stretch(prompt)
-            text = Text(prompt, sentences(prompt, max(start, int(prompt.bos)), stop))
+            first = max(start, int(prompt.bos or self.sink == "drop"))
+            text = Text(prompt, sentences(prompt, first, stop))
             (texts if len(text.sentences) >= need else short).append(text)
         named = ", ".join(f"{text.prompt.id!r} has {len(text.sentences)}" for text in short[:3])
         if not texts:
@@ -115,7 +120,12 @@ class ThoughtAnchors:
                 "give longer text, or a lower proximity"
             )
         left = f"{len(short)} prompts were left out, with fewer than {need} sentences: {named}"
-        return texts, [left] if short else []
+        notes = [left] if short else []
+        if any(text.sentences[0].start == 0 for text in texts):
+            notes.append(
+                "the first sentence holds the first token, where attention sinks: sink=drop leaves the token out"
+            )
+        return texts, notes
 
     def _verticals(self, ask: Ask, texts: Sequence[Text], number: int) -> dict[int, np.ndarray]:
         """Per layer, vert of every head: ``[head, sentence]``."""
@@ -161,6 +171,7 @@ class ThoughtAnchors:
     def _how(self) -> str:
         ranks = ", rows ranked" if self.control_depth else ""
         kind = f", suppression with {self.kl} KL" if self.suppression else ""
+        kind += ", first token left out" if self.sink == "drop" else ""
         return f"proximity {self.proximity}{ranks}, {self.top} receiver heads{kind}"
 
 

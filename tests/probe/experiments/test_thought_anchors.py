@@ -96,6 +96,19 @@ def test_suppression_only_when_asked() -> None:
     assert any("suppressing" in what for what in told)
 
 
+def test_the_first_token_is_left_out_when_asked() -> None:
+    """Where no BOS takes the sink, a note tells that the first sentence holds it; sink=drop starts behind it."""
+    loaded = _loaded(llama())
+    prompts = (Prompt.of(TEXT, loaded.tokenizer),)
+    (kept,) = ThoughtAnchors(proximity=2).run(Ask(loaded, prompts))
+    (dropped,) = ThoughtAnchors(proximity=2, sink="drop").run(Ask(loaded, prompts))
+    assert [float(one.extra["start"].values[0, 0]) for one in (kept, dropped)] == [0, 1]
+    assert [any("sink=drop" in note for note in one.notes) for one in (kept, dropped)] == [True, False]
+    marked = replace(prompts[0], spans={**prompts[0].spans, "bos": np.arange(len(prompts[0])) == 0})
+    (behind,) = ThoughtAnchors(proximity=2).run(Ask(loaded, (marked,)))
+    np.testing.assert_array_equal(behind.head_map, dropped.head_map)
+
+
 def test_too_few_sentences_are_refused_by_name() -> None:
     """The prompt, its sentences and what is needed are named; one short prompt among others is left out with a note."""
     loaded = _loaded(llama())

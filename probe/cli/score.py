@@ -26,6 +26,9 @@ _Heads = Annotated[
 _Share = Annotated[
     float, typer.Option("--share", metavar="X", help="Share of all heads to mask where none are named.")
 ]
+_Detect = Annotated[
+    str, typer.Option("--detect", metavar="json|needles", help="What retrieval heads are found on.")
+]
 _How = Annotated[
     str, typer.Option("--how", metavar="NAME[:k=v,...]", help="What masks them; any intervention.")
 ]
@@ -52,6 +55,7 @@ def score(
     model: Model = "smollm2-135m",
     heads: _Heads = None,
     share: _Share = 0.05,
+    detect: _Detect = "json",
     how: _How = "uniform_past",
     max_tokens: _MaxTokens = None,
     batch_tokens: _BatchTokens = 4096,
@@ -70,6 +74,7 @@ def score(
     choices = {
         "out": out,
         "share": share,
+        "detect": detect,
         "max_tokens": max_tokens,
         "batch_tokens": batch_tokens,
         "shard": shard,

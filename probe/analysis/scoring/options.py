@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from probe.analysis.choices import Choices
+from probe.analysis.scoring.retrieval_heads import SPECS
 from probe.errors import UsageError
 
 _LEAST = {"shard": 1, "batch_tokens": 1, "workers": 0, "seed": 0}
@@ -18,6 +19,8 @@ class ScoreOptions(Choices):
         out: Folder of the scores; needed. A run that is interrupted resumes from it.
         share: Share of all heads that is masked where no heads are named, the best retrieval heads first; above 0, at
             most 1. The paper's is 0.05.
+        detect: What retrieval heads are found on where no heads are named: ``json`` lookups, as in the paper, or
+            ``needles`` in prose.
         shard: Documents per Parquet file; a run that is killed does at most the shards in work again.
         batch_tokens: Most tokens of one forward, padding included; a longer document goes alone.
         max_tokens: Keep the first so many tokens of every document; None: as many as the model has positions.
@@ -35,6 +38,7 @@ class ScoreOptions(Choices):
 
     out: str | Path | None = None
     share: float = 0.05
+    detect: str = "json"
     shard: int = 128
     batch_tokens: int = 4096
     max_tokens: int | None = None
@@ -50,6 +54,8 @@ class ScoreOptions(Choices):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UsageError(f"{name}={value!r} was asked; it must be a whole number from {least}")
+        if self.detect not in SPECS:
+            raise UsageError(f"detect={self.detect!r} was asked; there are {' and '.join(SPECS)}")
         if not 0.0 < self.share <= 1.0:
             raise UsageError(f"share={self.share!r} was asked; write a number above 0 up to 1, such as 0.05")
         if self.max_tokens is not None and self.max_tokens < 2:

@@ -66,7 +66,7 @@ class Plan:
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the numbers, by name. How many processes compute them is no part of it."""
         options, record = self.options, self.subject.record
-        found = ["retrieval", options.share, options.seed]
+        found = [options.detect, options.share, options.seed]
         return {
             "score": 1,
             "model": [record.name, record.revision, self.subject.digest, record.dtype],

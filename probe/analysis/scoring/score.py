@@ -84,7 +84,8 @@ def _heads(plan: Plan, loaded: LoadedModel, store: ShardStore) -> ChosenHeads:
     kept = store.heads()
     if kept is None:
         with evaluating(loaded.model):
-            kept = retrieval_heads(loaded, plan.options.share, plan.options.seed, plan.options.progress)
+            asked = plan.options
+            kept = retrieval_heads(loaded, asked.share, asked.seed, asked.detect, asked.progress)
         store.keep_heads(kept)
     return kept
 
@@ -162,6 +163,7 @@ def _summary(plan: Plan, store: ShardStore, chosen: ChosenHeads, ran: tuple[str,
             "batch_tokens": options.batch_tokens,
             "max_tokens": options.max_tokens,
             "share": options.share if plan.finds_heads else None,
+            "detect": options.detect if plan.finds_heads else None,
             "workers": options.workers,
             "last_call": ran[1],
         },

@@ -19,7 +19,7 @@ from probe.analysis.scoring import Scores
 from probe.analysis.scoring import retrieval_heads as choosing
 from probe.analysis.scoring.retrieval_heads import ChosenHeads
 from probe.analysis.scoring.scorer import Scorer
-from probe.errors import OutputError
+from probe.errors import OutputError, UsageError
 
 HEADS = ["L0.H1", "L1.H2"]
 CALL = {"heads": HEADS, "shard": 2}
@@ -205,10 +205,29 @@ def test_the_best_retrieval_heads_are_chosen(monkeypatch: pytest.MonkeyPatch) ->
         def run(self, *_: object, **__: object) -> list:
             return [made_answer("retrieval", made_map([[0.0, 0.9, 0.1, 0.0], [0.0, 0.0, 0.0, 0.5]]))]
 
-    monkeypatch.setattr(choosing, "Retrieval", Planted)
+    asked: list[str] = []
+
+    def planted(spec: str) -> Planted:
+        asked.append(spec)
+        return Planted()
+
+    monkeypatch.setattr(choosing, "make", planted)
     model = probe.models.as_loaded((llama(), letters()))
     assert choosing.retrieval_heads(model, 0.05, 0).heads == ("L0.H1",)
     assert choosing.retrieval_heads(model, 0.25, 0).heads == ("L0.H1", "L1.H3")
     many = choosing.retrieval_heads(model, 1.0, 0)
     assert many.heads == ("L0.H1", "L1.H3", "L0.H2")
     assert "3 of 8 heads" in many.notes[0]
+    needles = choosing.retrieval_heads(model, 1.0, 0, "needles")
+    assert set(asked) == {"json_retrieval", "retrieval:lengths=500,needles=2"}
+    assert "JSON objects" in many.notes[0]
+    assert "hidden in prose" in needles.notes[0]
+
+
+def test_models_without_retrieval_heads_are_told_what_to_try(tmp_path: Path, data: Path) -> None:
+    """A model that passes no test, or has no room for one, is refused with the other way to look for heads."""
+    for detect, other in (("json", "needles"), ("needles", "json")):
+        with pytest.raises(UsageError, match=f"try detect={other}"):
+            probe.score((llama(), letters()), data, out=tmp_path / detect, detect=detect)
+    with pytest.raises(UsageError, match="there are json and needles"):
+        probe.score((llama(), letters()), data, out=tmp_path / "out", detect="haystack")

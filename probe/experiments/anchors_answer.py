@@ -100,7 +100,7 @@ def _padded(each: Sequence[np.ndarray], longest: int, ids: Sequence[str]) -> xr.
     axes = each[0].ndim
     grid = np.full((len(each), *(longest,) * axes), np.nan)
     for row, one in enumerate(each):
-        grid[(row, *map(slice, one.shape))] = one
+        grid[row][tuple(slice(size) for size in one.shape)] = one
     names = ("sentence", "source")[:axes]
     coords = {"prompt": list(ids), **{name: np.arange(longest, dtype=np.int64) for name in names}}
     return xr.DataArray(grid, dims=("prompt", *names), coords=coords)

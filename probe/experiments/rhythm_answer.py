@@ -45,7 +45,7 @@ class Found:
 def ratio(sums: np.ndarray) -> np.ndarray:
     """Total over weight, ``[2, …] -> […]``; NaN where the weight is 0."""
     total, weight = sums
-    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    return np.asarray(np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0))
 
 
 def rhythm_answer(found: Found, rule: Rule, seed: int, notes: Sequence[str]) -> Answer:

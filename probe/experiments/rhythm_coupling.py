@@ -55,7 +55,7 @@ def peaks(values: Float[np.ndarray, "token"], quantile: float) -> Flags:
         lowered = np.where(known, values, np.nanmin(values))
         height = np.nanquantile(values, quantile)
         flags[find_peaks(lowered, height=height)[0]] = True
-    return flags & known
+    return np.asarray(flags & known)
 
 
 def coincidence(

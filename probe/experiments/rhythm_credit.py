@@ -68,8 +68,8 @@ class Rule:
             if np.isnan(values[name]):
                 raise UsageError(f"rhythm: rule has {item!r}; write name=number, joined by ;")
         whole = values.pop("k", cls.k)
-        _require(whole == int(whole), "k", whole, "a whole number from 1")
-        return cls(**values, k=int(whole))  # type: ignore[arg-type]
+        _require(float(whole).is_integer(), "k", whole, "a whole number from 1")
+        return cls(**values, k=int(whole))
 
     def __str__(self) -> str:
         return ", ".join(f"{one.name}={getattr(self, one.name):g}" for one in fields(self))
@@ -86,7 +86,7 @@ def _require(good: bool, name: str, value: float, allowed: str) -> None:
 def change(waad: Signal) -> Signal:
     """Δ_t = |WAAD_t − WAAD_{t+1}| in tokens; NaN at the last token, which nothing follows."""
     following = np.append(waad[1:], np.nan)[: len(waad)]
-    return np.abs(waad - following)
+    return np.asarray(np.abs(waad - following))
 
 
 def highest(values: Signal, share: float) -> Flags:

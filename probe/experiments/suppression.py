@@ -121,7 +121,7 @@ def centred(effects: Float[np.ndarray, "sentence source"]) -> Float[np.ndarray, 
     """Each row less its mean over the sources before it; NaN where there is no effect."""
     known = ~np.isnan(effects)
     mean = np.where(known, effects, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
-    return effects - mean[:, None]
+    return np.asarray(effects - mean[:, None])
 
 
 def _each_part(

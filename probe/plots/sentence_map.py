@@ -77,8 +77,8 @@ def _matrix(answer: Answer, name: str, prompt: int) -> np.ndarray:
         raise ReportError(f"prompt {prompt} was asked; there are {found.sizes['prompt']}, counted from 0")
     values = np.asarray(found.values[prompt], dtype=np.float64)
     # Prompts with fewer sentences are padded; a sentence without any value at all lies behind the last.
-    known = np.isfinite(values).any(1) | np.isfinite(values).any(0)
-    count = int(np.flatnonzero(known)[-1]) + 1 if known.any() else 0
+    there = np.isfinite(values).any(1) | np.isfinite(values).any(0)
+    count = int(np.flatnonzero(there)[-1]) + 1 if there.any() else 0
     return values[:count, :count]
 
 

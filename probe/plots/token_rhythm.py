@@ -36,7 +36,7 @@ def token_rhythm(
         raise ReportError(
             f"{len(tokens)} tokens were given; the response ends at token {at[-1]}: give all of them"
         )
-    texts = [str(token) if tokens is None else escape(tokens[token]) for token in at]
+    texts = [str(token) if tokens is None else escape(tokens[token]) for token in at.tolist()]
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.08)
     for row, (name, label) in enumerate(_PANELS, start=1):
         peak = _signal(answer, f"peak:{name}", prompt)[at] == 1

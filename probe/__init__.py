@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from probe.analysis.edit import edit
     from probe.analysis.forecast import forecast
     from probe.analysis.generation import generate
+    from probe.analysis.lens import from_lens
     from probe.analysis.observe import observe
     from probe.analysis.patterning.patterns import patterns
     from probe.analysis.scoring.score import score
@@ -39,8 +40,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METRICS", "HeadId", "LoadedModel", "ProbeError", "Prompt", "Report", "__version__", "ablate", "analyze", "capture",
-    "edit", "fetch", "forecast", "generate", "load", "observe", "open_capture", "open_report", "patterns", "score",
-    "sweep", "taxonomy", "verify",
+    "edit", "fetch", "forecast", "from_lens", "generate", "load", "observe", "open_capture", "open_report", "patterns",
+    "score", "sweep", "taxonomy", "verify",
 ]  # fmt: skip
 
 _WHERE = {
@@ -57,6 +58,7 @@ _WHERE = {
     "verify": "probe.seam",
     "capture": "probe.analysis",
     "forecast": "probe.analysis",
+    "from_lens": "probe.analysis.lens",
     "generate": "probe.analysis",
     "patterns": "probe.analysis.patterning",
     "score": "probe.analysis.scoring",

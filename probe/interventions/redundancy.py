@@ -184,13 +184,18 @@ def watched(handles: Iterable[Any]) -> Iterator[None]:
             handle.remove()
 
 
-def run(model: nn.Module, inputs: Inputs, hooks: Callable[[], Iterable[Any]], name: str) -> None:
+def run(
+    model: nn.Module, inputs: Inputs, hooks: Callable[[], Iterable[Any]], name: str, *, alone: bool = True
+) -> None:
     """Run the model on every input, without gradients and caches, with hooks on for as long as it takes.
+
+    Without `alone`, whoever calls has seen to it that no observer sees these runs.
 
     Raises:
         InterventionError: the model is observed or edited already, so that others would see these runs.
     """
-    require_unobserved(model, name)
+    if alone:
+        require_unobserved(model, name)
     accepts = inspect.signature(model.forward).parameters
     frugal = {"logits_to_keep": 1, "use_cache": False}
     more = {key: value for key, value in frugal.items() if key in accepts}

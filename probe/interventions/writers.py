@@ -6,7 +6,7 @@ module) are refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from probe.errors import InterventionError
 from probe.interventions.redundancy import Blocks, Cosines, Inputs, run, watched
 from probe.seam.call import Place
+from probe.seam.hub import hub_of
 from probe.seam.mlp import mlp_candidates
 from probe.seam.places import places
 from probe.seam.points import first_tensor, hidden_input
@@ -53,14 +54,14 @@ class Kept:
     after: Tensor
 
 
-def find_writers(model: nn.Module, found: Blocks, name: str) -> list[Writers]:
-    """The writers of every chosen block.
+def find_writers(model: nn.Module, found: Blocks, name: str, *, alone: bool = True) -> list[Writers]:
+    """The writers of every chosen block; `alone` as in `run`.
 
     Raises:
         InterventionError: the model needs inputs that nobody can make up, or silencing leaves a block changed.
     """
     try:
-        return _tried(model, found, name)
+        return _tried(model, found, name, alone)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise InterventionError(
             f"{name} was asked; its modules were tried on made-up inputs, and {type(model).__name__} failed on them "
@@ -68,12 +69,13 @@ def find_writers(model: nn.Module, found: Blocks, name: str) -> list[Writers]:
         ) from error
 
 
-def _tried(model: nn.Module, found: Blocks, name: str) -> list[Writers]:
+def _tried(model: nn.Module, found: Blocks, name: str, alone: bool) -> list[Writers]:
     attention = places(model)
     modules = dict(model.named_modules())
     options = mlp_candidates([block for block, _ in found.chosen], set(attention))
     kept: dict[str, Kept] = {}
-    run(model, [made_up_inputs(model, name)], lambda: [_keep(block, kept) for block, _ in found.chosen], name)
+    inputs = [made_up_inputs(model, name)]
+    run(model, inputs, lambda: [_keep(block, kept) for block, _ in found.chosen], name, alone=alone)
     writers = []
     for block, place in found.chosen:
         if block.name not in kept:
@@ -112,9 +114,15 @@ def replace_hidden(output: Any, size: int | None, change: Callable[[Tensor], Ten
 
 
 def module_distances(
-    model: nn.Module, writers: Sequence[Writers], kind: str, towers: Iterable[str], inputs: Inputs
+    model: nn.Module,
+    writers: Sequence[Writers],
+    kind: str,
+    towers: Iterable[str],
+    inputs: Inputs,
+    *,
+    alone: bool = True,
 ) -> dict[int, float]:
-    """1 - mean cos(x, x + what the module writes) over the tokens of `inputs`, per layer.
+    """1 - mean cos(x, x + what the module writes) over the tokens of `inputs`, per layer; `alone` as in `run`.
 
     x is the residual stream just before the module's sum: the block computed with this and every later writer silent.
     """
@@ -141,14 +149,20 @@ def module_distances(
 
         return one.block.module.register_forward_hook(look, with_kwargs=True)
 
-    run(model, inputs, lambda: [hook(one) for one in writers], kind)
+    run(model, inputs, lambda: [hook(one) for one in writers], kind, alone=alone)
     return cosines.distance
 
 
 def _rerun(block: Recorded, silent: Iterable[nn.Module], kept: Kept) -> Tensor:
-    with silenced(silent, kept.before), torch.no_grad():
+    with silenced(silent, kept.before), torch.no_grad(), _anew(block.module):
         found = first_tensor(block.module(*kept.args, **kept.kwargs), block.index)
     return kept.before if found is None else found
+
+
+def _anew(block: nn.Module) -> AbstractContextManager[None]:
+    """Open around a block that runs again: within a forward that a session follows, its layers keep their numbers."""
+    hub = hub_of(block)
+    return nullcontext() if hub is None or hub.forwards.current is None else hub.forwards.again()
 
 
 def _search(

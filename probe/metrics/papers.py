@@ -62,3 +62,10 @@ DAHLKE_2025 = """@misc{dahlke2025mixture,
   eprint={2502.11096},
   archivePrefix={arXiv}
 }"""
+
+ABNAR_2020 = """@inproceedings{abnar2020quantifying,
+  title={Quantifying Attention Flow in Transformers},
+  author={Abnar, Samira and Zuidema, Willem},
+  booktitle={Proceedings of the 58th Annual Meeting of the Association for Computational Linguistics},
+  year={2020}
+}"""

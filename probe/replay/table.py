@@ -10,6 +10,13 @@ CLAIMS = Claims(
         "masking": Listed(
             "probe.replay.claims.masking:CLAIM", "Masking retrieval heads loses the needle", _WU, 5
         ),
+        "sparse_heads": Listed("probe.replay.claims.sparse_heads:CLAIM", "Few heads retrieve", _WU, 2),
+        "universal_heads": Listed(
+            "probe.replay.claims.universal_heads:CLAIM", "The same heads retrieve whatever is retrieved", _WU, 3
+        ),
+        "length_heads": Listed(
+            "probe.replay.claims.length_heads:CLAIM", "The same heads retrieve at longer context", _WU, 2
+        ),
         # Where an answer comes from
         "document": Listed(
             "probe.replay.claims.document:CLAIM",
@@ -22,6 +29,81 @@ CLAIMS = Claims(
             "Knocking out the answer's sentence removes the answer",
             "Geva et al. 2023 (arXiv:2304.14767)",
             3,
+        ),
+        # What attention depends on
+        "divergence": Listed(
+            "probe.replay.claims.divergence:CLAIM",
+            "The answer depends on the heads whose output diverges under a document",
+            "He et al. 2025 (arXiv:2412.13949)",
+            2,
+        ),
+        "persistence": Listed(
+            "probe.replay.claims.persistence:CLAIM",
+            "The positions that a layer looks at most are those of other layers too",
+            "Yang et al. 2024 (arXiv:2410.05076)",
+            1,
+        ),
+        "specificity": Listed(
+            "probe.replay.claims.specificity:CLAIM",
+            "Early layers look at the same keys whatever the query, late layers do not",
+            "after Guo et al. 2023 (arXiv:2303.11126)",
+            2,
+        ),
+        "static_layers": Listed(
+            "probe.replay.claims.static_layers:CLAIM",
+            "Mixing tokens is indispensable, its dependence on the text is not in a part of the layers",
+            "Xue et al. 2025 (arXiv:2510.11602)",
+            2,
+        ),
+        "isolation": Listed(
+            "probe.replay.claims.isolation:CLAIM",
+            "Tokens of a context need little attention among themselves",
+            "Acharya et al. 2024 (arXiv:2411.17116)",
+            2,
+        ),
+        "ensemble": Listed(
+            "probe.replay.claims.ensemble:CLAIM",
+            "Sub-sampled attention paths form an ensemble that is better than its members",
+            "Hussain et al. 2023 (arXiv:2306.01705)",
+            2,
+        ),
+        # Sinks, positions and order
+        "extreme_tokens": Listed(
+            "probe.replay.claims.extreme_tokens:CLAIM",
+            "Sinks, drained values and residual peaks come together at the first token",
+            "Guo et al. 2024 (arXiv:2410.13835)",
+            1,
+        ),
+        "dormant_heads": Listed(
+            "probe.replay.claims.dormant_heads:CLAIM",
+            "Taking away what a dormant head gives is harmless",
+            "Guo et al. 2024 (arXiv:2410.13835)",
+            2,
+        ),
+        "bigram_backcopy": Listed(
+            "probe.replay.claims.bigram_backcopy:CLAIM",
+            "Extreme tokens grow by training alone: sink and drained value in one layer, a residual peak in three",
+            "Guo et al. 2024 (arXiv:2410.13835)",
+            4,
+            ("smollm2-135m",),
+        ),
+        "no_position": Listed(
+            "probe.replay.claims.no_position:CLAIM",
+            "Softmax with rotary positions cannot see position alone",
+            "Luo et al. 2022 (arXiv:2205.13401)",
+            1,
+        ),
+        "nearness": Listed(
+            "probe.replay.claims.nearness:CLAIM",
+            "Rotary positions prefer what is near, the causal mask alone does not",
+            "Su et al. 2021 (arXiv:2104.09864)",
+            1,
+        ),
+        "order_free": Listed(
+            "probe.replay.claims.order_free:CLAIM",
+            "Segments in any order give the same continuation, by construction",
+            "McIlroy-Young et al. 2024 (arXiv:2406.06581), Wang et al. 2024 (arXiv:2407.01100)",
+            1,
         ),
     }
 )

@@ -74,8 +74,8 @@ class Tried:
 
 def measure(work: Work) -> Finding:
     """How often, and by how much, the document's answer beats the world's under reinforcement."""
-    items = [item for row in rows("counterfactual.jsonl") if (item := _item(work.model, row))]
-    chosen, held = items[::2], work.few(items[1::2], 5)
+    items = counterfactuals(work.model)
+    chosen, held = work.few(items[::2]), work.few(items[1::2])
     prompts = [item.prompt for item in chosen]
     late = _late(work.model)
     choices = {
@@ -100,6 +100,11 @@ def _late(loaded: LoadedModel) -> range:
     """
     layers = int(loaded.model.config.get_text_config().num_hidden_layers)  # type: ignore[union-attr, operator]
     return range(layers - max(1, round(layers * 14 / 30)), layers)
+
+
+def counterfactuals(loaded: LoadedModel) -> list[Item]:
+    """The shipped documents that say otherwise than the world, but those whose two answers begin alike."""
+    return [item for row in rows("counterfactual.jsonl") if (item := _item(loaded, row))]
 
 
 def _item(loaded: LoadedModel, row: Mapping[str, str]) -> Item | None:
@@ -227,8 +232,8 @@ CLAIM = Claim(
     "evidence. The paper has images (captions with a hallucinated object fall from 49.7 to 33.3 % on LLaVA-1.5); here "
     "a text contradicts what the model knows, so that there is no number to set beside ours.",
     data="`datasets/counterfactual.jsonl`, a document that says otherwise than the world, then the sentence to "
-    "complete. Heads are chosen on every other prompt (the train part); the others are held out. Items whose two answers "
-    "begin with the same token are left out.",
+    "complete. Heads are chosen on every other prompt (the train part); the others are held out. Items whose two "
+    "answers begin with the same token are left out.",
     measure=measure,
     how=(
         f"{ATTENDING.capitalize()}: the {TOP} with the most attention from the last token to it (position 0, a sink, "

@@ -39,8 +39,10 @@ class ChoiceMass:
     question; ``mass_by_prompt`` and ``right_by_prompt`` (prompt, shots); ``chance``, the accuracy of guessing.
 
     Questions are of shipped words, unless `choices` is given: then your prompts are asked, their ``answer`` is the
-    right choice, and other prompts with their answers are the examples. Min et al., "Rethinking the Role of
-    Demonstrations: What Makes In-Context Learning Work?", EMNLP 2022, show what wrong examples do.
+    right choice, and other prompts with their answers are the examples.
+
+    Wiegreffe et al., "Increasing Probability Mass on Answer Choices Does Not Always Improve Accuracy", EMNLP 2023
+    (arXiv:2305.14596); what wrong examples do: Min et al., EMNLP 2022.
 
     Args:
         task: ``letters`` (which of four words is of a kind, by its letter) or ``kinds`` (the kind of a word).
@@ -57,13 +59,12 @@ class ChoiceMass:
         summary="Probability of the valid answers to a question after an example, 0 to 1, beside none",
         unit="probability",
         better="high",
-        paper="Min et al. 2022",
-        bibtex="""@inproceedings{min2022rethinking,
-  title={Rethinking the Role of Demonstrations: What Makes In-Context Learning Work?},
-  author={Min, Sewon and Lyu, Xinxi and Holtzman, Ari and Artetxe, Mikel and Lewis, Mike and Hajishirzi, Hannaneh
-          and Zettlemoyer, Luke},
-  booktitle={Proceedings of the 2022 Conference on Empirical Methods in Natural Language Processing},
-  year={2022}
+        paper="Wiegreffe et al. 2023",
+        bibtex="""@inproceedings{wiegreffe2023increasing,
+  title={Increasing Probability Mass on Answer Choices Does Not Always Improve Accuracy},
+  author={Wiegreffe, Sarah and Finlayson, Matthew and Tafjord, Oyvind and Clark, Peter and Sabharwal, Ashish},
+  booktitle={Proceedings of the 2023 Conference on Empirical Methods in Natural Language Processing},
+  year={2023}
 }""",
         causal_only=True,
         slow=True,

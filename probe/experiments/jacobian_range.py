@@ -49,7 +49,8 @@ class JacobianRange:
     attention that carries nothing; ``uniform``, the mass that uniform attention would have there; ``error``.
 
     Interventions of the call act. Costs one backward pass per prompt, layer, row and probe, times heads for ``of=z``.
-    Abnar & Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, ask the same of attention alone.
+    Brändel et al., "How Token Influence Decays with Distance: A Green-Function View of Trained Language Models", 2026
+    (arXiv:2606.29139), measure the Jacobian of the prediction; here it is that of any layer, beside its attention.
 
     Args:
         beyond: tokens of distance that count as near.
@@ -65,12 +66,13 @@ class JacobianRange:
         summary="Share of a row's gradient on tokens beyond a distance, 0 to 1, beside its attention there",
         unit="share of gradient",
         better="high",
-        paper="Abnar & Zuidema 2020",
-        bibtex="""@inproceedings{abnar2020quantifying,
-  title={Quantifying Attention Flow in Transformers},
-  author={Abnar, Samira and Zuidema, Willem},
-  booktitle={Proceedings of the 58th Annual Meeting of the Association for Computational Linguistics},
-  year={2020}
+        paper="Brändel et al. 2026",
+        bibtex="""@misc{brandel2026token,
+  title={How Token Influence Decays with Distance: A Green-Function View of Trained Language Models},
+  author={Br{\\"a}ndel, Matthias and others},
+  year={2026},
+  eprint={2606.29139},
+  archivePrefix={arXiv}
 }""",
         axis="layer",
         slow=True,

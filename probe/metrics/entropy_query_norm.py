@@ -1,22 +1,24 @@
 """Entropy against query norm: does a head look more sharply where its query is long?"""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from probe_kernels.types import Attended, Want
 from scipy.stats import rankdata
 from torch import Tensor
 
 from probe.errors import MetricError
-from probe.metrics.base import Cell, FoldMetric, MetricInfo
-from probe.metrics.entropy import Entropy
+from probe.metrics.base import Cell, FoldMetric, MetricInfo, wanted
 from probe.metrics.making import at_least
 from probe.seam.call import AttentionCall
+from probe.shapes import RowStat
 
-Rows = Float[np.ndarray, "head row"]
+Rows = Float[np.ndarray, "row"]
 
+_LEFT = 0.01  # mass that the other keys need, where the first one is left out
 _FEWEST = 3  # rows that a correlation needs: two always lie on a line
 _ROUNDING = 1e-6  # of the largest value: differences below it are no differences
 _NOISE = 1e-12  # of a variance: below it nothing is left
@@ -31,6 +33,8 @@ class EntropyQueryNorm(FoldMetric):
 
     Args:
         skip: Leave out the rows of the first tokens of every prompt.
+        without_first: Of each row, leave out the first key that it sees and scale the rest to sum to 1, since a sink
+            there can be most of what entropy tells. Rows that give the others less than 0.01 do not count.
 
     Extra maps, means over prompts weighed by rows: ``pearson``, the linear correlation; ``partial``, Spearman's with
     the row's place in the prompt held fixed, since norm and entropy may both follow the place alone.
@@ -65,28 +69,45 @@ class EntropyQueryNorm(FoldMetric):
         needs=frozenset({"values"}),
     )
 
-    def __init__(self, skip: int = 0) -> None:
-        super().__init__(skip=skip)
+    def __init__(self, skip: int = 0, without_first: bool = False) -> None:
+        super().__init__(skip=skip, without_first=without_first)
         at_least("entropy_query_norm", "skip", skip, 0)
-        self.skip = skip
-        self._entropy = Entropy(normalized=True)
+        self.skip, self.without_first = skip, without_first
 
     def asks(self, call: AttentionCall) -> Want:
-        """What the normalised entropy needs."""
-        return self._entropy.asks(call)
+        """Entropy, visible keys, and the mass of the first one where it is left out."""
+        return Want(z=False, entropy=True, visible=True, first=(1,) if self.without_first else ())
 
     def take(self, call: AttentionCall, attended: Attended) -> None:
         """Keep norm and entropy of every real row of each prompt."""
         if call.scores is None:
             raise MetricError(f"{self.spec} was asked; {call.place.module} gave no queries")
         norm = torch.linalg.vector_norm(call.scores.query.detach().float(), dim=-1)
-        entropy = self._entropy.score(call, attended)
-        counted = self._entropy.rows(call, attended) & (call.query_index >= self.skip)
+        entropy, rows = self._normalised(call, attended)
+        counted = rows & call.query_real & (call.query_index >= self.skip)
         pair = torch.stack([norm.expand_as(entropy), entropy], dim=1)  # [batch, 2, head, row]
-        kept = self.finite(pair.masked_fill(~counted[:, None, None], 0.0), call)
+        # An entropy that is undefined for one head alone stays NaN in its row.
+        known = torch.isfinite(entropy)[:, None] & counted[:, None, None]
+        kept = self.finite(pair.masked_fill(~known, 0.0), call).masked_fill(~known.cpu(), torch.nan)
         for row, at in enumerate(call.query_index.cpu()):
             flags = counted[row].cpu()
             self._keep(self.cell(call, row), kept[row][..., flags].float(), at[flags])
+
+    def _normalised(
+        self, call: AttentionCall, attended: Attended
+    ) -> tuple[RowStat, Bool[Tensor, "batch row"]]:
+        """Entropy of each row over its largest possible (NaN where it is undefined), and the rows that may count."""
+        entropy = wanted(attended.entropy, "entropy")
+        outcomes = wanted(attended.visible, "visible").float() + (0 if attended.sink_mass is None else 1)
+        if self.without_first:
+            first = attended.first[1].clamp(0.0, 1.0)
+            rest = 1.0 - first
+            most = rest.clamp_min(_LEFT)
+            entropy = (entropy + torch.special.xlogy(first, first)) / most + most.log()
+            entropy = entropy.masked_fill(rest < _LEFT, torch.nan)
+            outcomes = outcomes - 1
+        rows = (outcomes > 1) & (wanted(attended.visible, "visible") > 1)
+        return entropy / torch.log(outcomes.clamp_min(2.0))[:, None], rows
 
     def _keep(self, cell: Cell, pair: Float[Tensor, "2 head row"], at: Int[Tensor, "row"]) -> None:
         have = cell.get("pairs", pair.new_zeros(*pair.shape[:2], 0))
@@ -96,58 +117,68 @@ class EntropyQueryNorm(FoldMetric):
 
     def pool(self, cells: list[Cell]) -> Float[Tensor, "head"]:
         """Spearman's correlation over the rows of all these prompts."""
-        norm, entropy, _ = _rows(cells)
-        return torch.from_numpy(correlation(_ranks(norm), _ranks(entropy)))
+        return torch.from_numpy(_by_head(cells, spearman)[0])
 
     def head(self, cell: Cell) -> tuple[Tensor, Tensor]:
         """Correlation within one prompt times its rows, and its rows: what a prompt weighs."""
-        norm, entropy, _ = _rows([cell])
-        return _weighed(correlation(_ranks(norm), _ranks(entropy)), norm.shape[-1])
+        return _weighed(*_by_head([cell], spearman))
 
     def maps(self, cell: Cell) -> dict[str, tuple[Tensor, Tensor]]:
         """Pearson's correlation, and Spearman's with the row's place held fixed."""
-        norm, entropy, place = _rows([cell])
-        at = np.broadcast_to(place, norm.shape)
-        partial = partial_correlation(*map(_ranks, (norm, entropy, at)))
-        n = norm.shape[-1]
-        return {"pearson": _weighed(correlation(norm, entropy), n), "partial": _weighed(partial, n)}
+        return {
+            "pearson": _weighed(*_by_head([cell], lambda norm, entropy, _: correlation(norm, entropy))),
+            "partial": _weighed(*_by_head([cell], partial_spearman)),
+        }
 
 
-def correlation(one: Rows, other: Rows) -> Float[np.ndarray, "head"]:
-    """Pearson's correlation along the last axis; NaN with fewer than three rows, or where one does not vary."""
-    if one.shape[-1] < _FEWEST:
-        return np.full(one.shape[0], np.nan)
-    a, b = (part - part.mean(-1, keepdims=True) for part in (one, other))
-    spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    flat = (np.ptp(one, axis=-1) == 0) | (np.ptp(other, axis=-1) == 0)
-    return np.where(flat, np.nan, (a * b).sum(-1) / np.where(flat, 1.0, spread))
+def spearman(norm: Rows, entropy: Rows, place: Rows) -> float:
+    """Correlation of ranks; NaN with fewer than three rows, or where one does not vary."""
+    return correlation(_ranks(norm), _ranks(entropy))
 
 
-def partial_correlation(one: Rows, other: Rows, fixed: Rows) -> Float[np.ndarray, "head"]:
+def partial_spearman(norm: Rows, entropy: Rows, place: Rows) -> float:
+    """Spearman's correlation with the row's place held fixed."""
+    return partial_correlation(_ranks(norm), _ranks(entropy), _ranks(place))
+
+
+def correlation(one: Rows, other: Rows) -> float:
+    """Pearson's correlation; NaN with fewer than three rows, or where one does not vary."""
+    if len(one) < _FEWEST or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
+    a, b = one - one.mean(), other - other.mean()
+    return float((a @ b) / np.sqrt((a @ a) * (b @ b)))
+
+
+def partial_correlation(one: Rows, other: Rows, fixed: Rows) -> float:
     """Correlation of what a linear fit to `fixed` leaves of two rows; NaN where it leaves nothing."""
     r, a, b = correlation(one, other), correlation(one, fixed), correlation(other, fixed)
     left = (1.0 - a * a) * (1.0 - b * b)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(left > _NOISE, (r - a * b) / np.sqrt(left), np.nan)
+    return float((r - a * b) / np.sqrt(left)) if left > _NOISE else float("nan")
 
 
-def _rows(cells: list[Cell]) -> tuple[Rows, Rows, Float[np.ndarray, "row"]]:
-    """Norms, entropies and places of the rows that count, of all these prompts."""
-    pairs = np.concatenate([cell["pairs"].double().numpy() for cell in cells], axis=-1)
+def rows_of(cells: list[Cell], head: int) -> tuple[Rows, Rows, Rows]:
+    """Norm, entropy and place of the rows of a head that count, of all these prompts."""
+    pairs = np.concatenate([cell["pairs"][:, head].double().numpy() for cell in cells], axis=-1)
     place = np.concatenate([np.arange(cell["pairs"].shape[-1], dtype=np.float64) for cell in cells])
-    counted = ~np.isnan(pairs[0, 0]) if pairs.shape[1] else np.zeros(pairs.shape[-1], bool)
-    return pairs[0][:, counted], pairs[1][:, counted], place[counted]
+    counted = ~np.isnan(pairs).any(0)
+    return pairs[0, counted], pairs[1, counted], place[counted]
+
+
+def _by_head(
+    cells: list[Cell], of: Callable[[Rows, Rows, Rows], float]
+) -> tuple[Float[np.ndarray, "head"], Float[np.ndarray, "head"]]:
+    """A number per head, and how many rows it is of."""
+    rows = [rows_of(cells, head) for head in range(cells[0]["pairs"].shape[1])]
+    return np.array([of(*one) for one in rows]), np.array([float(len(one[0])) for one in rows])
 
 
 def _ranks(values: Rows) -> Rows:
-    """Ranks along the last axis; all alike where values differ by rounding alone (norms of normalised queries)."""
-    if not values.size:
-        return values
-    largest = np.maximum(np.abs(values).max(-1, keepdims=True), 1e-3)
-    alike = np.ptp(values, axis=-1, keepdims=True) <= _ROUNDING * largest
-    return np.where(alike, 0.0, rankdata(values, axis=-1))
+    """Ranks; all alike where values differ by rounding alone (norms of normalised queries)."""
+    if not len(values) or np.ptp(values) <= _ROUNDING * max(float(np.abs(values).max()), 1e-3):
+        return np.zeros(len(values))
+    return np.asarray(rankdata(values), np.float64)
 
 
-def _weighed(values: Float[np.ndarray, "head"], rows: int) -> tuple[Tensor, Tensor]:
-    weight = np.where(np.isnan(values), 0.0, float(rows))
+def _weighed(values: Float[np.ndarray, "head"], rows: Float[np.ndarray, "head"]) -> tuple[Tensor, Tensor]:
+    weight = np.where(np.isnan(values), 0.0, rows)
     return torch.from_numpy(np.nan_to_num(values) * weight), torch.from_numpy(weight)

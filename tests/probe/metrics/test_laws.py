@@ -26,7 +26,7 @@ OTHER_VALUES = {
     "induction": ["induction:norm=matched"],
     "effective_rank": ["effective_rank:centred=true"],
     "qk_shift": ["qk_shift:skip=2"],
-    "entropy_query_norm": ["entropy_query_norm:skip=2"],
+    "entropy_query_norm": ["entropy_query_norm:skip=2,without_first=true"],
     "source_share": [
         "source_share:source=middle,form=lookback",
         "source_share:form=excess",

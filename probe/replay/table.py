@@ -12,10 +12,37 @@ CLAIMS = Claims(
         ),
         "sparse_heads": Listed("probe.replay.claims.sparse_heads:CLAIM", "Few heads retrieve", _WU, 2),
         "universal_heads": Listed(
-            "probe.replay.claims.universal_heads:CLAIM", "The same heads retrieve whatever is retrieved", _WU, 3
+            "probe.replay.claims.universal_heads:CLAIM",
+            "The same heads retrieve whatever is retrieved",
+            _WU,
+            3,
         ),
         "length_heads": Listed(
             "probe.replay.claims.length_heads:CLAIM", "The same heads retrieve at longer context", _WU, 2
+        ),
+        "recall_gap": Listed(
+            "probe.replay.claims.recall_gap:CLAIM",
+            "What retrieval heads are worth on ordinary text is recall",
+            "Arora et al. 2023 (arXiv:2312.04927)",
+            2,
+        ),
+        "window_layers": Listed(
+            "probe.replay.claims.window_layers:CLAIM",
+            "As full attention is taken away, loss stays and recall goes",
+            "Arora et al. 2024 (arXiv:2402.18668)",
+            3,
+        ),
+        "influence": Listed(
+            "probe.replay.claims.influence:CLAIM",
+            "Masking retrieval heads costs text that reasons more than its shuffled tokens",
+            "Hua et al. 2025 (arXiv:2505.07293)",
+            3,
+        ),
+        "sparse_density": Listed(
+            "probe.replay.claims.sparse_density:CLAIM",
+            "At one density, finer and sorted patterns keep more of the attention",
+            "Zhang et al. 2025 (arXiv:2505.23520), Wang et al. 2025 (arXiv:2510.21270), Chen et al. 2025 (arXiv:2503.03588)",
+            3,
         ),
         # Where an answer comes from
         "document": Listed(
@@ -104,6 +131,68 @@ CLAIMS = Claims(
             "Segments in any order give the same continuation, by construction",
             "McIlroy-Young et al. 2024 (arXiv:2406.06581), Wang et al. 2024 (arXiv:2407.01100)",
             1,
+        ),
+        # Queries, keys, outputs and the loss
+        "query_norm": Listed(
+            "probe.replay.claims.query_norm:CLAIM",
+            "Entropy falls with the query's norm",
+            "Meng et al. 2025 (arXiv:2506.21137)",
+            1,
+        ),
+        "linear_rank": Listed(
+            "probe.replay.claims.linear_rank:CLAIM",
+            "The output of linear attention is of lower rank",
+            "Fan et al. 2024 (arXiv:2411.07635)",
+            1,
+        ),
+        "queries_apart": Listed(
+            "probe.replay.claims.queries_apart:CLAIM",
+            "Queries are out of distribution to keys",
+            "Liu et al. 2024 (arXiv:2409.10516)",
+            1,
+        ),
+        "gradient_reach": Listed(
+            "probe.replay.claims.gradient_reach:CLAIM",
+            "Gradients reach farther back than attention looks",
+            "Brändel et al. 2026 (arXiv:2606.29139)",
+            2,
+        ),
+        "example_mass": Listed(
+            "probe.replay.claims.example_mass:CLAIM",
+            "One example raises the mass on valid choices, and accuracy may not follow",
+            "Wiegreffe et al. 2023 (arXiv:2305.14596)",
+            2,
+        ),
+        "context_recall": Listed(
+            "probe.replay.claims.context_recall:CLAIM",
+            "What a long context is worth lies on tokens that it has told before",
+            "Arora et al. 2023 (arXiv:2312.04927)",
+            2,
+        ),
+        # How a response is written
+        "rhythm": Listed(
+            "probe.replay.claims.rhythm:CLAIM",
+            "Tokens that later ones return to come where local heads look far back",
+            "Li et al. 2025 (arXiv:2510.13554)",
+            2,
+        ),
+        "peak_entropy": Listed(
+            "probe.replay.claims.peak_entropy:CLAIM",
+            "Where local heads look far back, the next token is less sure",
+            "Li et al. 2025 (arXiv:2510.13554)",
+            2,
+        ),
+        "receivers": Listed(
+            "probe.replay.claims.receivers:CLAIM",
+            "Receiver heads are the same heads in other texts",
+            "Bogdan et al. 2025 (arXiv:2506.19143)",
+            1,
+        ),
+        "suppression": Listed(
+            "probe.replay.claims.suppression:CLAIM",
+            "Sentences that receiver heads look back at matter more to what follows",
+            "Bogdan et al. 2025 (arXiv:2506.19143)",
+            4,
         ),
     }
 )

@@ -1,8 +1,6 @@
 """A row metric over some rows only: those of a named span of the prompt."""
 
 from dataclasses import replace
-from typing import Any
-
 import torch
 from jaxtyping import Bool
 from probe_kernels.types import Attended
@@ -34,7 +32,7 @@ def on_rows(metric: RowMetric, span: str) -> RowMetric:
             rows = call.query_real & _inside(call, span)
             super().take(replace(call, layout=replace(call.layout, query_real=rows)), attended)
 
-    found: Any = object.__new__(OnRows)
+    found: RowMetric = object.__new__(OnRows)
     found.__dict__.update(metric.__dict__, cells={}, spec=f"{metric.spec} at {span}")
     return found
 

@@ -101,7 +101,7 @@ def _by_prefix(call: AttentionCall, scores: Scores, others: bool) -> tuple[RowSt
     # The gap is linear in k: one product with (k_0 - mean k) of each row gives it.
     apart = first - total / count.clamp_min(1)[:, None, :, None]
     query = scores.query.double() * scores.scale
-    query = query.unflatten(1, (key.shape[1], -1))
+    query = query.reshape(batch, key.shape[1], -1, n_query, query.shape[-1])
     gap: Tensor = torch.linalg.vecdot(query, apart[:, :, None]).flatten(1, 2)
     return gap.float(), count[:, None].expand(-1, gap.shape[1], n_query).float()
 

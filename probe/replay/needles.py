@@ -12,6 +12,7 @@ DETECTED_WITH = (
     4  # needles that the detection of retrieval heads uses (the train part); all others are held out
 )
 LENGTHS = (512, 1024, 2048)
+SMALL = (256,)  # lengths of a smoke check
 DEPTHS = (0.1, 0.5, 0.9)
 # The detection reads the first half of the haystack and a little more; ordinary text is taken from the last fifth.
 FROM, TO = 0.52, 0.75
@@ -41,7 +42,12 @@ def length_of(prompt: Prompt) -> int:
     return int(str(prompt.id).split(":n")[1].split(":")[0])
 
 
-def by_length(prompts: Sequence[Prompt], values: Any, lengths: Sequence[int] = LENGTHS) -> list[str]:
-    """The mean of `values` at every length."""
+def lengths_of(prompts: Sequence[Prompt]) -> list[int]:
+    """The lengths that were asked, each once, from the shortest on."""
+    return sorted({length_of(prompt) for prompt in prompts})
+
+
+def by_length(prompts: Sequence[Prompt], values: Any) -> list[str]:
+    """The mean of `values` at every length, in the order of `lengths_of`."""
     of = np.asarray([length_of(prompt) for prompt in prompts])
-    return [f"{np.asarray(values)[of == length].mean():.2f}" for length in lengths]
+    return [f"{np.asarray(values)[of == length].mean():.2f}" for length in lengths_of(prompts)]

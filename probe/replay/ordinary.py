@@ -15,7 +15,7 @@ from probe.replay.reading import Reading, under
 from probe.replay.work import Work
 
 WIDTH, EACH = 512, 4  # tokens of a passage, and passages of each text
-_FROM = 0.8  # of the haystack: no needle test reads so far
+FROM = 0.8  # of the haystack: no needle test reads so far
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def passages(loaded: LoadedModel) -> list[list[int]]:
     first = opening(loaded)
     width = WIDTH - len(first)
     made = []
-    for text in (default_text(), haystack()[int(_FROM * len(haystack())) :]):
+    for text in (default_text(), haystack()[int(FROM * len(haystack())) :]):
         tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         for start in np.linspace(0, len(tokens) - width - 1, EACH).astype(int):
             made.append(first + [int(token) for token in tokens[start : start + width]])

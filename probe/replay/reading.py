@@ -129,6 +129,17 @@ class Reading:
         response = self._tokenizer.decode(said)
         return Answered(rouge1_recall(wanted, response), float(loss), response)
 
+    def losses(self, endings: Sequence[Sequence[int]], edits: Sequence[Any], rows: int) -> list[float]:
+        """Nats per token of each of several continuations, all as long, edited from row `rows` on."""
+        told = torch.tensor([list(ending) for ending in endings], device=self.loaded.device)
+        with under(self.loaded, edits):
+            cache = self.filled(rows)
+            cache.batch_repeat_interleave(len(endings))
+            given = torch.cat([self.ids[:, -1:].expand(len(endings), 1), told[:, :-1]], 1)
+            logits = self._forward(given, cache, keep=0).logits
+        surprise = torch.nn.functional.cross_entropy(logits.transpose(1, 2), told, reduction="none")
+        return [float(one) for one in surprise.mean(1)]
+
     def decoded(self) -> Tensor:
         """Logits ``[row, vocab]`` of rows 1 to the last but one, decoded after row 0, under the open session."""
         cache = self._forward(self.ids[:, :1], None).past_key_values

@@ -10,11 +10,12 @@ import numpy as np
 from probe.interventions import uniform_cached, zero
 from probe.models import LoadedModel
 from probe.prompts import Prompt
+from probe.replay.choices import CONTEXT, EACH, OTHERS, WIDTH, chosen
 from probe.replay.claim import Claim
 from probe.replay.finding import NONE, Finding, Row, Table
 from probe.replay.heads import Controls, highest, layer_of
 from probe.replay.intervals import interval, mean, spread
-from probe.replay.needles import DETECTED_WITH, LENGTHS, by_length, held_out, needle_of
+from probe.replay.needles import DETECTED_WITH, LENGTHS, SMALL, by_length, held_out, lengths_of, needle_of
 from probe.replay.ordinary import Losses, losses
 from probe.replay.reading import Reading
 from probe.replay.work import Work
@@ -46,6 +47,22 @@ class Recalled:
         return Recalled(self.recall[runs], self.loss[runs])
 
 
+@dataclass(frozen=True)
+class Continued:
+    """Loss of the true continuation, and whether it is chosen among four; by kind ``[run, choice]``."""
+
+    loss: np.ndarray
+    right: np.ndarray
+    kinds: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+    @classmethod
+    def of(cls, loss: np.ndarray, right: np.ndarray, kinds: int) -> "Continued":
+        """Run 0 is unedited; as many runs of each kind follow it."""
+        width = (len(loss) - 1) // kinds
+        cuts = [slice(1 + width * at, 1 + width * (at + 1)) for at in range(kinds)]
+        return cls(loss[0], right[0], tuple((loss[cut], right[cut]) for cut in cuts))
+
+
 def measure(work: Work) -> Finding:
     """Recall of held-out needles and loss on ordinary text, with the top heads and with controls masked."""
     scores = work.retrieval()
@@ -56,10 +73,14 @@ def measure(work: Work) -> Finding:
         Kind(PAPER, uniform_cached(top), tuple(uniform_cached(heads) for heads in controls.heads), None),
     ]
     block = min(map(layer_of, top))
-    prompts = held_out(work.model, 2 if work.small else NEEDLES, work.seed)[:: 2 if work.small else 1]
+    count, lengths = (2, SMALL) if work.small else (NEEDLES, LENGTHS)
+    prompts = held_out(work.model, count, work.seed, lengths)
     base, masked = _recalled(work, prompts, kinds, block)
-    found = losses(work, [(kind.edit, *kind.others) for kind in kinds], block)
-    return _finding(prompts, kinds, base, masked, found, _how(top, controls, scores, found))
+    runs = [(kind.edit, *kind.others) for kind in kinds]
+    found = losses(work, runs, block)
+    rows = [(one, kind.rows) for one, kind in zip(runs, kinds, strict=True)]
+    continued = Continued.of(*chosen(work, rows, block), len(kinds))
+    return _finding(prompts, kinds, base, masked, found, continued, _how(top, controls, scores, found))
 
 
 def _recalled(
@@ -105,7 +126,13 @@ def _recall_table(
         f"Recall of the answer (ROUGE-1) and its loss (nats per token), {len(prompts)} prompts of "
         f"{len(set(needles))} needles: mean [95 % interval over needles]; controls: mean over {SEEDS} seeds "
         "(lowest – highest)",
-        ("masking", "heads", "recall", *(f"{length} tokens" for length in LENGTHS), "answer loss"),
+        (
+            "masking",
+            "heads",
+            "recall",
+            *(f"{length} tokens" for length in lengths_of(prompts)),
+            "answer loss",
+        ),
         tuple(rows),
     )
 
@@ -126,23 +153,55 @@ def _loss_table(kinds: Sequence[Kind], found: Losses) -> Table:
     )
 
 
+def _choice_table(kinds: Sequence[Kind], found: Continued) -> Table:
+    rows = [("none", NONE, str(mean(found.right)), str(mean(found.loss, digits=3)), NONE)]
+    for kind, (loss, right) in zip(kinds, found.kinds, strict=True):
+        rise = loss - found.loss
+        cells = [str(mean(right[0])), *(str(mean(each[0], digits=3)) for each in (loss, rise))]
+        rows.append((kind.name, f"top {TOP}", *cells))
+        cells = [str(spread(right[1:])), *(str(spread(each[1:], 3)) for each in (loss, rise))]
+        rows.append((kind.name, f"{TOP} others of the same layers", *cells))
+    return Table(
+        f"Continuations, {len(found.loss)} choices: how often the true one of four has the lowest loss, and its loss "
+        "in nats per token: mean [95 % interval over choices]; controls as above",
+        ("masking", "heads", "true one chosen", "its loss", "change"),
+        tuple(rows),
+    )
+
+
+def _continued_words(kind: Kind, found: Continued, number: int) -> str:
+    loss, right = found.kinds[number]
+    gap = loss[0] - loss[1:].mean(0)
+    return (
+        f"{kind.name}, continuations: the true one is chosen in {right[0].mean():.2f} of the cases with the top {TOP}, "
+        f"{right[1:].mean():.2f} with controls, {found.right.mean():.2f} without an edit; its loss changes by "
+        f"{mean(loss[0] - found.loss, digits=3)} nats, minus controls {mean(gap, digits=3)}."
+    )
+
+
 def _finding(
     prompts: Sequence[Prompt],
     kinds: Sequence[Kind],
     base: Recalled,
     masked: Sequence[Recalled],
     found: Losses,
+    continued: Continued,
     how: tuple[str, ...],
 ) -> Finding:
     needles = [needle_of(prompt) for prompt in prompts]
     rows = [Row("recall of the answer, nothing masked", mean(base.recall[0], needles))]
     lines, brief, holds, dear = list[str](), list[str](), True, list[str]()
-    for kind, one, loss in zip(kinds, masked, found.edited, strict=True):
+    for number, (kind, one, loss) in enumerate(zip(kinds, masked, found.edited, strict=True)):
         rise = loss - found.base
         rows += _rows(kind, one, rise, needles)
+        rows.append(_choice_row(kind, continued, number))
         lost, words = _recall_words(kind, one, base, needles)
         holds &= lost
-        lines += [words, f"{kind.name}, ordinary text: {_loss_words(loss, found.base)}"]
+        lines += [
+            words,
+            f"{kind.name}, ordinary text: {_loss_words(loss, found.base)}",
+            _continued_words(kind, continued, number),
+        ]
         if interval(loss[0] - loss[1:].mean(0))[0] > 0:
             dear.append(kind.name)
         means, rises = one.recall.mean(1), rise.mean(1)
@@ -158,7 +217,11 @@ def _finding(
         but=f" for recall; loss on ordinary text rises more than with controls ({', '.join(dear)})"
         if dear
         else "",
-        tables=(_recall_table(prompts, kinds, base, masked), _loss_table(kinds, found)),
+        tables=(
+            _recall_table(prompts, kinds, base, masked),
+            _loss_table(kinds, found),
+            _choice_table(kinds, continued),
+        ),
         how=how,
     )
 
@@ -177,6 +240,16 @@ def _rows(kind: Kind, one: Recalled, rise: np.ndarray, needles: Sequence[str]) -
             control=spread(rise[1:], 3),
         ),
     ]
+
+
+def _choice_row(kind: Kind, found: Continued, number: int) -> Row:
+    loss, _ = found.kinds[number]
+    rise = loss - found.loss
+    return Row(
+        f"change of the loss of a true continuation, nats per token ({kind.name})",
+        mean(rise[0], digits=3),
+        control=spread(rise[1:], 3),
+    )
 
 
 def _recall_words(kind: Kind, one: Recalled, base: Recalled, needles: Sequence[str]) -> tuple[bool, str]:
@@ -233,9 +306,18 @@ CLAIM = Claim(
         "The response is greedy; the answer loss gives the model the true tokens before each.",
         "Ordinary text: each passage is one token of prefill, the rest decode, so that both maskings act on every "
         "predicted token but one.",
+        f"Continuations (as HellaSwag has them, but made of shipped text, since its own is not shipped): {2 * EACH} "
+        f"contexts of {CONTEXT} tokens, half of the story and half of the haystack's last fifth, the {WIDTH} tokens "
+        f"that follow, and those that follow {OTHERS} other contexts of the same text. Chosen is the lowest loss.",
         "The claim holds where recall with the top heads is below that with the controls (the interval of the "
         "difference below 0, and no control as low) under both maskings. Whether the loss on ordinary text is alike is "
         "told beside the verdict.",
     ),
-    settings={"top": TOP, "seeds": SEEDS, "needles": NEEDLES, "lengths": LENGTHS},
+    settings={
+        "top": TOP,
+        "seeds": SEEDS,
+        "needles": NEEDLES,
+        "lengths": LENGTHS,
+        "choices": [CONTEXT, WIDTH, EACH],
+    },
 )

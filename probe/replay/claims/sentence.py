@@ -11,7 +11,7 @@ from probe.prompts import Prompt
 from probe.replay.claim import Claim
 from probe.replay.finding import Finding, Row, Table
 from probe.replay.intervals import interval, mean, spread
-from probe.replay.needles import LENGTHS, by_length, held_out, needle_of
+from probe.replay.needles import LENGTHS, SMALL, by_length, held_out, lengths_of, needle_of
 from probe.replay.reading import Reading
 from probe.replay.work import Work
 
@@ -32,7 +32,8 @@ class Recalls:
 
 def measure(work: Work) -> Finding:
     """Recall with the needle hidden from all later tokens, with other stretches hidden, and without a needle."""
-    prompts = held_out(work.model, 2 if work.small else NEEDLES, work.seed)[:: 2 if work.small else 1]
+    count, lengths = (2, SMALL) if work.small else (NEEDLES, LENGTHS)
+    prompts = held_out(work.model, count, work.seed, lengths)
     rows = [work.keep(str(prompt.id), _by_run, work.model, prompt, work.seed) for prompt in prompts]
     values = np.asarray(rows, np.float64).T
     found = Recalls(values[0], values[1], values[2:-1], values[-1])
@@ -90,7 +91,7 @@ def _table(prompts: Sequence[Prompt], needles: Sequence[str], found: Recalls) ->
     return Table(
         f"Recall of the answer (ROUGE-1), {len(prompts)} prompts of {len(set(needles))} needles: mean [95 % interval "
         f"over needles]; elsewhere: mean over {SEEDS} seeds (lowest – highest)",
-        ("hidden from all later tokens", "recall", *(f"{length} tokens" for length in LENGTHS)),
+        ("hidden from all later tokens", "recall", *(f"{length} tokens" for length in lengths_of(prompts))),
         (
             line("nothing", found.base),
             line("the needle's sentence", found.hidden),

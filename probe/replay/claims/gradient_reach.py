@@ -32,8 +32,12 @@ def measure(work: Work) -> Finding:
     gaps = {said: (found[one] - found[two]).mean(1) for said, (one, two) in PAIRS.items()}
     held = {said: bool(interval(gap)[0] > 0) for said, gap in gaps.items()}
     deep = {said: found[one][:, -1] - found[two][:, -1] for said, (one, two) in PAIRS.items()}
+    farther = all(interval(gap)[0] > 0 for gap in deep.values())
     return Finding(
         holds=all(held.values()),
+        but=""
+        if all(held.values()) or not farther
+        else f"; behind layer {layers[-1]} alone gradients do reach farther",
         brief=f"beyond {BEYOND} tokens: {mean(found['gradient'].mean(1))} of the gradient, "
         f"{mean(found['attention'].mean(1))} of attention; without the first token "
         f"{mean(found['gradient_without_first'].mean(1))} and {mean(found['attention_without_first'].mean(1))}",

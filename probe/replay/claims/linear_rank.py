@@ -55,7 +55,7 @@ def measure(work: Work) -> Finding:
             ),
             Row("effective rank of the values themselves", mean(found["values"].mean(1), digits=1)),
             *(
-                Row(f"share of heads with softmax higher{said}", _share(found[one], found[two]), "all")
+                Row(f"share of heads with softmax higher{said}", _share(found[one], found[two]))
                 for said, (one, two) in PAIRS.items()
             ),
         ),

@@ -93,8 +93,15 @@ def _beside(found: dict[str, np.ndarray], name: str) -> tuple[str, Estimate]:
 
 
 def _share(values: np.ndarray) -> Estimate:
-    """Share of heads whose mean correlation over passages is below 0."""
-    return statistic(values, lambda some: float((np.nanmean(some, axis=0) < 0).mean()))
+    """Share of heads whose mean correlation over passages is below 0, of those that have one."""
+    known = values[:, np.isfinite(values).any(0)]
+
+    def below(some: np.ndarray) -> float:
+        return float(
+            (np.nansum(some, axis=0) < 0).mean()
+        )  # the sum has the mean's sign, and one of no rows is 0
+
+    return statistic(known, below)
 
 
 def _table(found: dict[str, np.ndarray]) -> Table:

@@ -15,9 +15,15 @@ _Host = Annotated[
     str, typer.Option("--host", metavar="H", help="Where to listen; others than 127.0.0.1 let others in.")
 ]
 _Port = Annotated[int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes a free one.")]
+_Model = Annotated[
+    list[Path] | None,
+    typer.Option("--model", metavar="DIR", help="A folder of a model that may be run from the page."),
+]
 
 
-def dashboard(folders: _Folders = None, host: _Host = "127.0.0.1", port: _Port = 8050) -> None:
+def dashboard(
+    folders: _Folders = None, host: _Host = "127.0.0.1", port: _Port = 8050, model: _Model = None
+) -> None:
     """Show reports in the browser."""
     from probe.cli.view import console
     from probe.storage import home
@@ -27,7 +33,7 @@ def dashboard(folders: _Folders = None, host: _Host = "127.0.0.1", port: _Port =
     from probe_app.serving import listen
 
     shown = check_folders(folders) if folders else [home() / "runs"]
-    server = listen(create_app(shown, host), host, port)
+    server = listen(create_app(shown, host, check_folders(model or [])), host, port)
     out = console(stderr=True)
     if not is_loopback(host):
         out.print(

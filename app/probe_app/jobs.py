@@ -52,7 +52,7 @@ class Jobs:
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
         place = self.folder / name
         place.mkdir(parents=True)
-        write_json(place / "request.json", request)
+        write_json(place / "request.json", {**request, "runs": str(self.runs)})
         write_json(place / "status.json", {"state": "waiting", "what": "starting"})
         (place / "alive").touch()
         with (place / "log.txt").open("wb") as log:

@@ -13,21 +13,24 @@ from probe_app import frame
 from probe_app.address import read
 from probe_app.jobs import Jobs
 from probe_app.library import Library
-from probe_app.pages import PAGES, Page
+from probe_app.models import Models
+from probe_app.pages import PAGES, Desk, Page
+from probe_app.pages.page import here
 from probe_app.security import protect
 
 ADDRESS, PAGE = "address", "page"
 
 
-def create_app(folders: Sequence[Path], host: str | None = None) -> dash.Dash:
+def create_app(folders: Sequence[Path], host: str | None = None, models: Sequence[Path] = ()) -> dash.Dash:
     """The dashboard over the reports in `folders`; serve it with `probe_app.serving.serve`.
 
     Args:
         folders: Folders that are reports or hold reports. Nothing else is read but what runs started here have made.
         host: The address it will be served at: a loopback one answers to no other name.
+        models: Folders of models that may be run, besides known names and hub ids.
     """
     jobs = Jobs(home() / "jobs", home() / "runs")
-    library = Library(folders, jobs.reports)
+    desk = Desk(Library(folders, jobs.reports), jobs, Models(models))
     app = dash.Dash(
         __name__,
         title="probe",
@@ -40,7 +43,7 @@ def create_app(folders: Sequence[Path], host: str | None = None) -> dash.Dash:
     )
     Compress(app.server)
     protect(app.server, host)
-    pages = {page.path: page for page in (make(library, jobs) for make in PAGES)}
+    pages = {page.path: page for page in (make(desk) for make in PAGES)}
     app.layout = frame.layout(list(pages.values()), ADDRESS, PAGE)
     _show(app, pages)
     frame.connect(app)
@@ -60,7 +63,7 @@ def _show(app: dash.Dash, pages: dict[str, Page]) -> None:
         page = pages.get((path or "/").rstrip("/") or "/")
         if page is None:
             return _missing(), ""
-        return page.layout(read(search)), page.path
+        return [here(page, search), page.layout(read(search))], page.path
 
 
 def _missing() -> object:

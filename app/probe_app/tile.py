@@ -80,6 +80,18 @@ class KeptView:
         out[np.ix_(layer.query_tokens[at] - first, layer.key_tokens[among] - first)] = values
         return out
 
+    def entropies(self, first: int, stop: int) -> np.ndarray | None:
+        """Entropy in nats of the rows of the tokens ``[first, stop)``, over all keys; None where none was kept."""
+        if not self.kept.has_qk:
+            return None
+        layer = self.layer()
+        at = np.flatnonzero((layer.query_tokens >= first) & (layer.query_tokens < stop))
+        out = np.full(stop - first, np.nan)
+        # Queries and keys are kept in float16, so that a probability may come out a little above 1.
+        p = np.minimum(layer.rows(self.head.head, at).astype(np.float64), 1.0)
+        out[layer.query_tokens[at] - first] = -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
+        return out
+
 
 def zoomed(zoom: Mapping[str, Any] | None, figure: Mapping[str, Any] | None) -> dict[str, str] | None:
     """The ranges that a drag or a double-click asks for, as fields of an address; None where it asks for none."""

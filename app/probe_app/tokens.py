@@ -17,9 +17,10 @@ from probe_app.tile import KeptView
 STEP = 256  # tokens on the page at once
 _SHADED = 0.97
 LOOKS, LOOKED_AT = "where the chosen token looks", "who looks at the chosen token"
+SPREAD = "entropy of the token's row (nats)"
 
 
-def by_choices(report: Report, head: HeadId, prompt: int) -> list[str]:
+def by_choices(report: Report, head: HeadId, prompt: int, *, kept: bool) -> list[str]:
     """What the text can be shaded by: token maps of the report, and the pattern of a chosen token."""
     keys = [
         key
@@ -28,7 +29,7 @@ def by_choices(report: Report, head: HeadId, prompt: int) -> list[str]:
         and prompt in answer.token_maps
         and _row(answer.token_maps[prompt], head) is not None
     ]
-    return [*keys, LOOKS, LOOKED_AT]
+    return [*keys, *((SPREAD, LOOKS, LOOKED_AT) if kept else ())]
 
 
 def text_view(report: Report, view: KeptView, fields: Mapping[str, str]) -> object:
@@ -62,6 +63,9 @@ def _values(
     start, stop = window
     nothing = np.full(stop - start, np.nan)
     by = fields.get("by", "")
+    if by == SPREAD:
+        spread = view.entropies(start, stop)
+        return nothing if spread is None else spread
     if by in (LOOKS, LOOKED_AT):
         if chosen is None or among is None or not start <= chosen < stop:
             return nothing

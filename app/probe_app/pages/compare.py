@@ -13,7 +13,7 @@ from probe.report.answer import Answer
 from probe_app import figures
 from probe_app.address import read, write
 from probe_app.comparing import movers, statistics
-from probe_app.pages.page import Page, here
+from probe_app.pages.page import Page
 from probe_app.said import facts, problem
 
 
@@ -21,6 +21,7 @@ class Compare(Page):
     """Difference maps, rank changes, a scatter of heads, and statistics of the pairs."""
 
     path: ClassVar[str] = "/compare"
+    name: ClassVar[str] = "compare"
     title: ClassVar[str] = "Compare"
     what: ClassVar[str] = "two reports, head by head"
 
@@ -28,7 +29,6 @@ class Compare(Page):
         """Two choices of reports and one of the metric."""
         return dmc.Stack(
             [
-                here("compare"),
                 dmc.Group(
                     [
                         dmc.Select(id="compare-one", label="First report", searchable=True, w=320),

@@ -16,7 +16,7 @@ from probe.terms import HeadId
 from probe_app import figures
 from probe_app.address import read, span, write
 from probe_app.head_choice import head_names, parse_head, standing
-from probe_app.pages.page import Page, here
+from probe_app.pages.page import Page
 from probe_app.said import facts, problem
 from probe_app.tile import KeptView, zoomed
 from probe_app.tokens import STEP, by_choices, text_view
@@ -28,6 +28,7 @@ class Head(Page):
     """Everything a report holds about one head."""
 
     path: ClassVar[str] = "/head"
+    name: ClassVar[str] = "head"
     title: ClassVar[str] = "Head"
     what: ClassVar[str] = "one head, token by token"
 
@@ -47,7 +48,6 @@ class Head(Page):
         standing_here = [dmc.Title("Among the others", order=2, size="h4"), html.Div(id="head-standing")]
         return dmc.Stack(
             [
-                here("head"),
                 dmc.Group(choices, align="flex-start"),
                 html.Div(id="head-facts"),
                 dmc.Grid(
@@ -136,7 +136,7 @@ class Head(Page):
         kept = self.library.kept(fields["report"])
         view = KeptView(kept, head, number)
         tokens = report.prompts[number].str_tokens if number < len(report.prompts) else ()
-        by = by_choices(report, head, number)
+        by = by_choices(report, head, number, kept=kept.has_qk)
         chosen = fields.get("by") if fields.get("by") in by else (by[0] if by else None)
         how, figure, queries, keys = _image(view, fields, tokens, kept)
         text = text_view(report, view, {**fields, "by": chosen or ""})
@@ -169,8 +169,9 @@ def _pattern() -> list[Any]:
 def _touched(fields: dict[str, str], which: Any, touched: tuple[Any, ...]) -> dict[str, str] | None:
     """The fields after what was touched; None where nothing changes."""
     report, name, prompt, by, zoom, queries, keys, _whole, _back, _on, token, shown = touched
+    # A control also speaks up when it is given its value; only what differs from the address is a choice.
     if which == "head-report":
-        return {"report": report or ""}
+        return None if report == fields.get("report") else {"report": report or ""}
     simple = {"head-name": ("head", name), "head-prompt": ("prompt", prompt), "head-by": ("by", by)}
     simple |= {"head-queries": ("q", queries), "head-keys": ("k", keys)}
     if isinstance(which, str) and which in simple:

@@ -8,6 +8,7 @@ import dash_mantine_components as dmc
 from dash import ALL, Input, Output, State, dcc, html
 
 from probe.errors import ProbeError, UsageError
+from probe.plots import head_map
 from probe.report.ranking import top_heads
 from probe.terms import HeadId, Spec
 from probe_app import figures
@@ -15,8 +16,8 @@ from probe_app.address import read, write
 from probe_app.edit_view import edit_shown
 from probe_app.head_choice import head_names
 from probe_app.job_view import job_box
-from probe_app.pages.page import Page, here
-from probe_app.pages.run import MODELS, checked_model, whole
+from probe_app.pages.page import Page
+from probe_app.pages.run import whole
 from probe_app.presets import HOW, PRESETS
 
 _TEXT = (
@@ -28,6 +29,7 @@ class Intervene(Page):
     """A form for an edit of heads, and what it did."""
 
     path: ClassVar[str] = "/intervene"
+    name: ClassVar[str] = "intervene"
     title: ClassVar[str] = "Intervene"
     what: ClassVar[str] = "change heads, see what follows"
 
@@ -39,7 +41,7 @@ class Intervene(Page):
                 dmc.Select(id="edit-preset", label="Start from", data=presets, clearable=True,
                            description="Published interventions, with their heads still to choose."),
                 html.Div(id="edit-about"),
-                dmc.Autocomplete(id="edit-model", label="Model", data=list(MODELS), value=MODELS[0]),
+                dmc.Autocomplete(id="edit-model", label="Model", data=self.models.names, value=self.models.names[0]),
                 dmc.Group(
                     [
                         dmc.Select(id="edit-report", label="Heads: report", searchable=True, flex=2, miw=150),
@@ -49,7 +51,9 @@ class Intervene(Page):
                     ],
                     align="flex-end",
                 ),
-                dmc.TagsInput(id="edit-heads", label="Heads", placeholder="L18.H6", value=[], clearable=True),
+                dmc.TagsInput(id="edit-heads", label="Heads", placeholder="L18.H6", value=[], clearable=True,
+                              description="Type them, take the top ones of a metric, or click them on the map."),
+                html.Details([html.Summary("Choose on the map"), html.Div(id="edit-map")]),
                 dmc.Autocomplete(id="edit-how", label="Intervention", data=list(HOW), value="zero",
                                  description="NAME or NAME:k=v,k=v as on the command line; heads are added."),
                 dmc.Textarea(id="edit-text", label="Text to continue", value=_TEXT, autosize=True, minRows=3),
@@ -67,7 +71,6 @@ class Intervene(Page):
         )  # fmt: skip
         return dmc.Stack(
             [
-                here("intervene"),
                 dmc.Grid(
                     [
                         dmc.GridCol(
@@ -91,6 +94,7 @@ class Intervene(Page):
     def connect(self, app: dash.Dash) -> None:
         """Fill the form, start, follow, show."""
         figures.connect(app, "edit")
+        figures.connect(app, "pick")
         self._choosing(app)
 
         @app.callback(
@@ -108,7 +112,9 @@ class Intervene(Page):
         )
         def _start(_clicks: int, *asked: Any) -> tuple[Any, Any]:
             try:
-                return write({"run": self.jobs.start(request(*asked))}), None
+                model, *rest = asked
+                name = self.jobs.start(request(self.models.checked(model), *rest))
+                return write({"run": name}), None
             except UsageError as error:
                 return dash.no_update, dmc.Alert(str(error), color="red", id="edit-refused")
 
@@ -147,6 +153,7 @@ class Intervene(Page):
             Output("edit-metric", "data"),
             Output("edit-metric", "value"),
             Output("edit-heads", "data"),
+            Output("edit-map", "children"),
             Input("edit-report", "value"),
             Input("edit-metric", "value"),
         )
@@ -156,20 +163,30 @@ class Intervene(Page):
             try:
                 report = None if chosen is None else self.library.open(chosen)
             except ProbeError:
-                return names, chosen, [], None, []
+                return names, chosen, [], None, [], None
             keys = [] if report is None else report.keys()
             kept = metric if metric in keys else (keys[0] if keys else None)
-            return names, chosen, keys, kept, [] if report is None else head_names(report)
+            if report is None or kept is None:
+                return names, chosen, keys, kept, [], None
+            answer = report.answer(kept)
+            drawn = head_map(answer.head_map, title=kept, unit=answer.unit, tower=answer.tower)
+            picked = figures.graph("pick", drawn, f"Map of {kept}", mark="pick")
+            return names, chosen, keys, kept, head_names(report), picked
 
         @app.callback(
             Output("edit-heads", "value"),
             Input("edit-take", "n_clicks"),
+            Input({"mark": "pick", "name": ALL}, "clickData"),
+            State("edit-heads", "value"),
             State("edit-report", "value"),
             State("edit-metric", "value"),
             State("edit-top", "value"),
             prevent_initial_call=True,
         )
-        def _take(_clicks: int, name: str, metric: str, count: Any) -> Any:
+        def _take(_clicks: int, click: list[Any], heads: Any, name: str, metric: str, count: Any) -> Any:
+            if isinstance(dash.ctx.triggered_id, dict):
+                points = [one["points"][0].get("customdata") for one in click if one]
+                return toggled(heads or [], points[0] if points else None)
             try:
                 answer = self.library.open(name).answer(metric)
             except ProbeError:
@@ -188,6 +205,13 @@ class Intervene(Page):
             return PRESETS[name].spec, dmc.Text(PRESETS[name].about, size="xs", c="dimmed")
 
 
+def toggled(heads: list[str], head: object) -> Any:
+    """The heads with one more, or without it where it was among them; no change for what is no query head."""
+    if not isinstance(head, str) or ".H" not in head:
+        return dash.no_update
+    return [one for one in heads if one != head] if head in heads else [*heads, head]
+
+
 def request(model: str, heads: Any, how: str, text: str, words: str, new: Any, seed: Any) -> dict[str, Any]:
     """What the worker is asked, checked as far as that needs no model; raises `UsageError`."""
     if not (text or "").strip():
@@ -200,7 +224,7 @@ def request(model: str, heads: Any, how: str, text: str, words: str, new: Any, s
     joined = ",".join(part for part in (spec.text.partition(":")[2], more) if part)
     asked = {
         "work": "edit",
-        "model": checked_model(model),
+        "model": model,
         "text": text,
         "interventions": [spec.name + (f":{joined}" if joined else "")],
         "new_tokens": whole(new, "New tokens", 1) or 20,

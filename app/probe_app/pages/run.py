@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,17 +13,16 @@ from probe.errors import UsageError
 from probe.metrics.table import BUILT_IN
 from probe.terms import DEFAULT_METRICS, Spec
 from probe_app.job_view import job_list
-from probe_app.pages.page import Page, here
+from probe_app.pages.page import Page
 
-MODELS = ("smollm2-135m", "gemma3-270m", "minilm-l6")
 LARGEST = 2**20  # bytes of an uploaded text
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Run(Page):
     """A form for `probe.analyze`, and the runs so far."""
 
     path: ClassVar[str] = "/run"
+    name: ClassVar[str] = "run"
     title: ClassVar[str] = "Run"
     what: ClassVar[str] = "analyze a text"
 
@@ -32,7 +30,7 @@ class Run(Page):
         """The form on one side, the runs on the other."""
         form = dmc.Stack(
             [
-                dmc.Autocomplete(id="run-model", label="Model", data=list(MODELS), value=MODELS[0],
+                dmc.Autocomplete(id="run-model", label="Model", data=self.models.names, value=self.models.names[0],
                                  description="A known model, or a hub id such as org/name."),
                 dmc.Textarea(id="run-text", label="Text", autosize=True, minRows=4, maxRows=12,
                              description="Left empty, the text that ships with probe is read."),
@@ -55,7 +53,6 @@ class Run(Page):
         )  # fmt: skip
         return dmc.Stack(
             [
-                here("run"),
                 dmc.Grid(
                     [
                         dmc.GridCol(
@@ -92,7 +89,7 @@ class Run(Page):
                 name = self.jobs.start(
                     {
                         "work": "analyze",
-                        "model": checked_model(model),
+                        "model": self.models.checked(model),
                         "text": text or "",
                         "metrics": checked_specs(metrics or []),
                         "max_tokens": whole(tokens, "Most tokens", 1),
@@ -128,16 +125,6 @@ class Run(Page):
             if isinstance(asked, dict) and any(clicks):
                 self.jobs.cancel(str(asked["cancel"]))
             return job_list(self.jobs, "analyze")
-
-
-def checked_model(model: str | None) -> str:
-    """A model's name as the worker may load it: a known one or a hub id, never a path; raises `UsageError`."""
-    name = (model or "").strip()
-    if name in MODELS or _HUB.fullmatch(name):
-        return name
-    raise UsageError(
-        f"the model {name!r} was asked; this page runs known models and hub ids: {', '.join(MODELS)} or org/name"
-    )
 
 
 def checked_specs(specs: list[str]) -> list[str]:

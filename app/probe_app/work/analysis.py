@@ -7,13 +7,12 @@ from typing import Any
 
 import probe
 from probe.cli.running import default_metrics
-from probe.storage import home
 
 
 def work(request: Mapping[str, Any], place: Path, tell: Any) -> dict[str, Any]:
     """Run `probe.analyze` as asked; says the name of the report."""
     del place
-    folder = run_folder(str(request["model"]))
+    folder = run_folder(request)
     tell(0, 0, f"loading {request['model']}")
     loaded = probe.load(request["model"])
     probe.analyze(
@@ -29,11 +28,12 @@ def work(request: Mapping[str, Any], place: Path, tell: Any) -> dict[str, Any]:
     return {"report": folder.name}
 
 
-def run_folder(model: str) -> Path:
-    """The folder of a report to come, named after time and model; it does not exist yet."""
-    kept = "".join(mark if mark.isalnum() or mark in "._-" else "-" for mark in model)[:60] or "model"
+def run_folder(request: Mapping[str, Any], *more: str) -> Path:
+    """The folder of a report to come, named after time, model and `more`; it does not exist yet."""
+    name = "-".join([str(request["model"]).rpartition("/")[2], *more])
+    kept = "".join(mark if mark.isalnum() or mark in "._-" else "-" for mark in name)[:60] or "model"
     stem = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime())}-{kept}"
-    folder, number = home() / "runs" / stem, 2
+    folder, number = Path(request["runs"]) / stem, 2
     while folder.exists():
         folder, number = folder.with_name(f"{stem}-{number}"), number + 1
     return folder

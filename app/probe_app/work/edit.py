@@ -35,7 +35,7 @@ def work(request: Mapping[str, Any], place: Path, tell: Any) -> dict[str, Any]:
     reports = {}
     for number, (name, acting) in enumerate((("base", []), ("edited", edits)), 3):
         tell(number, steps, f"attention of the {name} model")
-        folder = run_folder(f"{request['model']}-{name}")
+        folder = run_folder(request, name)
         probe.analyze(loaded, prompt, None, acting, out=folder, keep="map", seed=seed)
         reports[name] = folder.name
     return {"reports": reports}

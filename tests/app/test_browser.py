@@ -1,0 +1,227 @@
+"""The dashboard in a real browser: every page, what is clicked, and nothing in the console."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_models import letters, llama
+
+import probe
+from probe_app.figures import values
+
+TEXT = "the cat sat on the mat. the dog sat on the log. the cat sat on the dog."
+SECOND = 1000
+FIGURE = ".js-plotly-plot .main-svg"
+
+
+@pytest.fixture
+def page(chromium: Any, served: str) -> Iterator[Any]:
+    """A page whose console must stay silent."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, base_url=served)
+    page = context.new_page()
+    page.set_default_timeout(20 * SECOND)
+    said: list[str] = []
+    page.on("console", lambda one: said.append(one.text) if one.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}") or dialog.dismiss())
+    yield page
+    context.close()
+    assert said == []
+
+
+def figure_of(page: Any, name: str) -> Any:
+    """What a graph of that name draws."""
+    return page.evaluate(
+        """name => { const all = [...document.querySelectorAll('.dash-graph')];
+                     const one = all.find(e => e.id.includes('"' + name + '"'));
+                     const plot = one && one.querySelector('.js-plotly-plot');
+                     return plot && plot.data ? plot.data.map(t => ({...t, z: t.z && t.z.length})) : null; }""",
+        name,
+    )
+
+
+def test_every_page_opens_and_the_menu_leads_there(page: Any) -> None:
+    """From page to page without loading anew."""
+    page.goto("/?report=exact")
+    page.wait_for_selector(FIGURE)
+    for title, there in (("Head", "#head-name"), ("Compare", "#compare-one"), ("Intervene", "#edit-start"),
+                         ("Run", "#run-start"), ("Overview", "#overview-report")):  # fmt: skip
+        page.get_by_role("link", name=re.compile(f"^{title}")).click()
+        page.wait_for_selector(there)
+    page.goto("/no/such/page")
+    page.wait_for_selector("#missing")
+
+
+def test_metrics_are_chosen_and_the_address_says_so(page: Any) -> None:
+    """The address of a view gives the same view again, and back goes back."""
+    page.goto("/?report=exact&metrics=waad")
+    page.wait_for_selector(FIGURE)
+    assert figure_of(page, "waad")
+    assert figure_of(page, "entropy") is None
+    page.click("#overview-metrics")
+    page.get_by_role("option", name="sink").click()
+    page.wait_for_function("() => location.search.includes('sink')")
+    shared = page.url
+    page.goto("/?report=pooled&metrics=entropy")
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 1")
+    page.go_back()
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
+    page.goto(shared)
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
+
+
+def test_a_head_is_opened_from_the_map_and_from_the_table(page: Any) -> None:
+    """A click on a cell, or on a row."""
+    page.goto("/?report=exact&metrics=entropy")
+    page.wait_for_selector(FIGURE)
+    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9)
+    page.wait_for_url("**/head?**head=L1.H3**")
+    page.go_back()
+    page.wait_for_selector(".ag-row")
+    page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
+    page.wait_for_url("**/head?**head=L0.H2**")
+
+
+def test_the_table_sorts_and_is_copied(page: Any, chromium: Any) -> None:
+    """Sorted by a column, the first row is its largest value."""
+    page.goto("/?report=exact")
+    page.wait_for_selector(".ag-row")
+    page.locator('.ag-header-cell[col-id="m:sink"] .ag-header-cell-text').click()
+    page.wait_for_function(
+        """() => { const cells = [...document.querySelectorAll('.ag-row [col-id="m:sink"]')]
+                     .sort((a, b) => a.closest('.ag-row').ariaRowIndex - b.closest('.ag-row').ariaRowIndex)
+                     .map(c => Number(c.textContent));
+                   return cells.length > 3 && cells.every((v, i) => i === 0 || cells[i - 1] >= v); }"""
+    )
+
+
+def test_a_zoom_to_single_tokens_is_the_pattern(page: Any) -> None:
+    """The value under the mouse is the attention that was computed."""
+    torch.manual_seed(0)
+    captured = probe.capture((llama(), letters()), TEXT, ["pattern"], layers=[1], heads=[2])["pattern"]
+    true = np.asarray(captured.values[0, 0])
+    page.goto("/head?report=exact&head=L1.H2&q=20-24&k=16-24")
+    page.wait_for_selector(FIGURE)
+    page.wait_for_function("() => document.querySelector('#head-queries').value === '20-24'")
+    drawn = page.evaluate(
+        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.calcdata && p.data[0].customdata)"
+    )
+    shown = np.array(values(next(filter(None, drawn))), dtype=np.float64)
+    np.testing.assert_allclose(shown, true[20:24, 16:24], atol=2e-3)
+    page.get_by_role("button", name="Whole map").click()
+    page.wait_for_function("() => !location.search.includes('q=')")
+
+
+def test_hovering_a_token_shows_where_it_looks(page: Any) -> None:
+    """In the browser alone; a click chooses it, and so does the keyboard."""
+    page.goto("/head?report=exact&head=L1.H2")
+    page.wait_for_selector(".token[data-at='30']")
+    page.hover(".token[data-at='30']")
+    shades = page.evaluate(
+        "() => [...document.querySelectorAll('.token')].map(t => Number(t.style.getPropertyValue('--shade')))"
+    )
+    assert max(shades[31:]) == 0
+    assert max(shades[:31]) > 0.1
+    page.click(".token[data-at='30']")
+    page.wait_for_selector(".token.chosen[data-at='30']")
+    assert "at=30" in page.url
+    page.focus(".token[data-at='5']")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".token.chosen[data-at='6']")
+
+
+def test_two_reports_are_compared(page: Any) -> None:
+    """Maps, difference, scatter and numbers."""
+    page.goto("/compare?a=exact&b=pooled&metric=sink")
+    page.wait_for_selector("text=Ranks that moved most")
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 4")
+    assert all(figure_of(page, name) for name in ("first", "second", "difference", "scatter"))
+    page.goto("/compare?a=exact&b=hostile")
+    page.wait_for_selector("#problem")
+
+
+def test_a_broken_report_is_told_and_others_still_open(page: Any) -> None:
+    """An error in words, not a blank page."""
+    page.goto("/?report=broken")
+    page.wait_for_selector("#problem")
+    page.goto("/?report=../../etc")
+    page.wait_for_selector("#problem")
+    page.goto("/head?report=exact&head=L9.H9")
+    page.wait_for_selector("#problem")
+    page.goto("/?report=exact")
+    page.wait_for_selector(FIGURE)
+
+
+def test_markup_in_a_report_is_text(page: Any) -> None:
+    """Names of models and metrics run nothing and draw no images."""
+    page.goto("/?report=hostile")
+    page.wait_for_selector(FIGURE)
+    page.wait_for_timeout(SECOND / 2)
+    assert "<img src=x" in page.inner_text("#overview-facts")
+    assert page.locator("main img[src='x']").count() == 0
+    page.goto("/?report=<img src=x onerror=alert(3)>")
+    page.wait_for_selector("#problem")
+    assert page.locator("main img[src='x']").count() == 0
+
+
+def test_figures_are_saved(page: Any) -> None:
+    """As a picture by the browser, as numbers by the server."""
+    page.goto("/?report=exact&metrics=entropy")
+    page.wait_for_selector(FIGURE)
+    for entry, ending in (("Numbers (CSV)", ".csv"), ("Picture (SVG)", ".svg"), ("Picture (PNG)", ".png")):
+        page.get_by_role("button", name="Save Map of entropy").click()
+        with page.expect_download() as download:
+            page.get_by_role("menuitem", name=entry).click()
+        assert download.value.suggested_filename == f"entropy{ending}"
+        if ending == ".csv":
+            assert Path(download.value.path()).read_text().startswith("y,x,value")
+
+
+def test_an_intervention_runs_from_end_to_end(page: Any) -> None:
+    """Heads from a metric, an edit, three texts, divergence, and the attention before and after."""
+    page.goto("/intervene")
+    page.wait_for_selector("#edit-start")
+    page.wait_for_function("() => document.querySelector('#edit-report').value !== ''")
+    page.fill("#edit-text", TEXT)
+    page.fill("#edit-heads", "L1.H2")
+    page.keyboard.press("Enter")
+    page.fill("#edit-new", "4")
+    page.click("#edit-start")
+    page.wait_for_selector('.job[data-state="done"]', timeout=120 * SECOND)
+    page.wait_for_selector("#edit-shown .figure")
+    assert page.locator(".token.written").count() > 4
+    page.get_by_role("link", name="Attention before and after").click()
+    page.wait_for_selector("text=Ranks that moved most")
+
+
+def test_a_run_is_started_cancelled_and_finished(page: Any) -> None:
+    """Progress is shown; a cancelled run ends; a finished one opens."""
+    page.goto("/run")
+    page.wait_for_selector("#run-start")
+    page.fill("#run-text", TEXT)
+    page.click("#run-start")
+    page.get_by_role("button", name="Cancel").first.click()
+    page.wait_for_selector('.job[data-state="cancelled"]', timeout=30 * SECOND)
+    page.click("#run-start")
+    page.wait_for_selector('.job[data-state="done"] a', timeout=120 * SECOND)
+    page.locator('.job[data-state="done"] a').first.click()
+    page.wait_for_selector(FIGURE)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    "path", ["/?report=exact", "/head?report=exact", "/compare?a=exact&b=pooled", "/intervene", "/run"]
+)
+def test_nothing_is_wider_than_the_screen(page: Any, path: str, width: int) -> None:
+    """At 1280 px and on a narrow screen nobody scrolls sideways."""
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(path)
+    page.wait_for_selector("#page label")
+    page.wait_for_timeout(SECOND)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width

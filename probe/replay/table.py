@@ -41,7 +41,7 @@ CLAIMS = Claims(
         "sparse_density": Listed(
             "probe.replay.claims.sparse_density:CLAIM",
             "At one density, finer and sorted patterns keep more of the attention",
-            "Zhang et al. 2025 (arXiv:2505.23520), Wang et al. 2025 (arXiv:2510.21270), Chen et al. 2025 (arXiv:2503.03588)",
+            "AnchorAttention (arXiv:2505.23520), PBS-Attn (arXiv:2510.21270), PowerAttention (arXiv:2503.03588)",
             3,
         ),
         # Where an answer comes from
@@ -167,6 +167,31 @@ CLAIMS = Claims(
             "probe.replay.claims.context_recall:CLAIM",
             "What a long context is worth lies on tokens that it has told before",
             "Arora et al. 2023 (arXiv:2312.04927)",
+            2,
+        ),
+        # Entropy, redundancy and explanation
+        "redundant_attention": Listed(
+            "probe.replay.claims.redundant_attention:CLAIM",
+            "Attention layers are more redundant than MLPs",
+            "He et al. 2024 (arXiv:2406.15786)",
+            3,
+        ),
+        "heads_per_token": Listed(
+            "probe.replay.claims.heads_per_token:CLAIM",
+            "Not all heads are needed at every token",
+            "Jin et al. 2024 (arXiv:2410.11842)",
+            2,
+        ),
+        "half_explanation": Listed(
+            "probe.replay.claims.half_explanation:CLAIM",
+            "Attention is half an explanation of what an answer depends on",
+            "Papi et al. 2025 (arXiv:2509.18010)",
+            1,
+        ),
+        "entropy_range": Listed(
+            "probe.replay.claims.entropy_range:CLAIM",
+            "Entropy keeps above the bound that its scores set, and overload is early only",
+            "Zhai et al. 2023 (arXiv:2303.06296), Jha and Reagen 2025 (arXiv:2501.03489)",
             2,
         ),
         # How a response is written

@@ -1,5 +1,6 @@
 """What a claim gave on one model: numbers with intervals, beside the paper's and a control's, and whether it holds."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -25,8 +26,10 @@ class Estimate:
     digits: int = 2
 
     def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "undefined"
         number = f"{self.value:.{self.digits}f}"
-        if self.low is None or self.high is None:
+        if self.low is None or self.high is None or math.isnan(self.low) or math.isnan(self.high):
             return number
         low, high = f"{self.low:.{self.digits}f}", f"{self.high:.{self.digits}f}"
         return f"{number} [{low}, {high}]" if self.kind == "interval" else f"{number} ({low} – {high})"
@@ -111,7 +114,10 @@ def _row(found: Mapping[str, Any]) -> Row:
 
 
 def _number(found: Mapping[str, Any] | str) -> Estimate | str:
-    return found if isinstance(found, str) else Estimate(**found)
+    if isinstance(found, str):
+        return found
+    # JSON has no NaN: what is not defined is null there.
+    return Estimate(**{**found, "value": math.nan if found["value"] is None else found["value"]})
 
 
 def not_asked(why: str) -> Finding:

@@ -73,8 +73,8 @@ def replay(
     """
     asked = ReplayOptions(**{**(options.__dict__ if options else {}), **changes})
     wanted = [names] if isinstance(names, str) else list(names)
-    for name in wanted:
-        asked.claims.load(name)  # all of them before the first is measured: a wrong name or a broken one runs nothing
+    for name in wanted:  # all of them before the first is measured: a wrong name or a broken one runs nothing
+        asked.claims.load(name)
     if asked.out is None and asked.small:
         with TemporaryDirectory() as folder:
             return _all(wanted, models, asked, Path(folder))

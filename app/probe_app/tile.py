@@ -93,7 +93,7 @@ class KeptView:
         return out
 
 
-def zoomed(zoom: Mapping[str, Any] | None, figure: Mapping[str, Any] | None) -> dict[str, str] | None:
+def zoomed(zoom: Mapping[str, Any] | None) -> dict[str, str] | None:
     """The ranges that a drag or a double-click asks for, as fields of an address; None where it asks for none."""
     if not zoom:
         return None

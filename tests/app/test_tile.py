@@ -54,6 +54,6 @@ def test_without_queries_and_keys_there_are_blocks(reports: Path) -> None:
 def test_a_drag_is_a_range() -> None:
     """Ranges of a drag, in either direction, and a double-click for the whole."""
     drag = {"xaxis.range[0]": 4.6, "xaxis.range[1]": 9.4, "yaxis.range[0]": 20.4, "yaxis.range[1]": 11.6}
-    assert zoomed(drag, None) == {"q": "12-21", "k": "5-10"}
-    assert zoomed({"xaxis.autorange": True}, None) == {"q": "", "k": ""}
-    assert zoomed({"autosize": True}, None) is None
+    assert zoomed(drag) == {"q": "12-21", "k": "5-10"}
+    assert zoomed({"xaxis.autorange": True}) == {"q": "", "k": ""}
+    assert zoomed({"autosize": True}) is None

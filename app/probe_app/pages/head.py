@@ -88,18 +88,27 @@ class Head(Page):
             Input("head-name", "value"),
             Input("head-prompt", "value"),
             Input("head-by", "value"),
-            Input(_TILE, "relayoutData"),
             Input("head-queries", "value"),
             Input("head-keys", "value"),
             Input("head-whole", "n_clicks"),
             Input("head-back", "n_clicks"),
             Input("head-on", "n_clicks"),
             Input("token-chosen", "data"),
-            State(_TILE, "figure"),
         )
         def _all(search: str | None, *touched: Any) -> tuple[Any, ...]:
-            fields = _touched(read(search), dash.ctx.triggered_id, touched)
-            return (dash.no_update,) * 16 if fields is None else self._view(fields)
+            return self._view(_touched(read(search), dash.ctx.triggered_id, touched))
+
+        # Apart from the rest: a figure also reports what nobody asked for (its first size), and an answer of no change
+        # would take the place of one that is still on its way.
+        @app.callback(
+            Output("head-address", "search", allow_duplicate=True),
+            Input(_TILE, "relayoutData"),
+            State("head-address", "search"),
+            prevent_initial_call=True,
+        )
+        def _zoom(zoom: Any, search: str | None) -> Any:
+            ranges = zoomed(zoom)
+            return dash.no_update if ranges is None else write({**read(search), **ranges})
 
     def _view(self, fields: dict[str, str]) -> tuple[Any, ...]:
         names = self.library.names()
@@ -166,27 +175,24 @@ def _pattern() -> list[Any]:
     ]
 
 
-def _touched(fields: dict[str, str], which: Any, touched: tuple[Any, ...]) -> dict[str, str] | None:
-    """The fields after what was touched; None where nothing changes."""
-    report, name, prompt, by, zoom, queries, keys, _whole, _back, _on, token, shown = touched
+def _touched(fields: dict[str, str], which: Any, touched: tuple[Any, ...]) -> dict[str, str]:
+    """The fields after what was touched."""
+    report, name, prompt, by, queries, keys, _whole, _back, _on, token = touched
     # A control also speaks up when it is given its value; only what differs from the address is a choice.
     if which == "head-report":
-        return None if report == fields.get("report") else {"report": report or ""}
+        return fields if report == fields.get("report") else {"report": report or ""}
     simple = {"head-name": ("head", name), "head-prompt": ("prompt", prompt), "head-by": ("by", by)}
     simple |= {"head-queries": ("q", queries), "head-keys": ("k", keys)}
     if isinstance(which, str) and which in simple:
         field, value = simple[which]
-        return None if fields.get(field, "") == (value or "") else {**fields, field: value or ""}
+        return {**fields, field: value or ""}
     if which == "head-whole":
         return {**fields, "q": "", "k": ""}
     if which in ("head-back", "head-on"):
         start = span(fields.get("t"), 10**9)[0] + (STEP if which == "head-on" else -STEP)
         return {**fields, "t": f"{max(0, start)}-{max(0, start) + STEP}"}
-    if which == "token-chosen":
-        return None if token is None else {**fields, "at": str(token)}
-    if isinstance(which, dict):
-        ranges = zoomed(zoom, shown)
-        return None if ranges is None else {**fields, **ranges}
+    if which == "token-chosen" and token is not None:
+        return {**fields, "at": str(token)}
     return fields
 
 

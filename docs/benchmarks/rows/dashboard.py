@@ -1,0 +1,191 @@
+"""The dashboard in a browser, on a report of SmolLM2 at 8192 tokens: time to the first page, per interaction, bytes."""
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+LENGTH = 8192
+FIGURE = ".js-plotly-plot .main-svg"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+METRICS = ["entropy", "sink", "received", "distance", "previous_token", "waad", "future_influence"]
+
+
+def measure(rounds: int) -> dict[str, object]:
+    """Analyze in a process of its own, serve the report, and drive Debian's Chromium."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "long"
+        asked = [part for metric in METRICS for part in ("--metric", metric)]
+        text = Path(scratch) / "text.txt"
+        text.write_text(_text())
+        probe = str(Path(sys.executable).with_name("probe"))
+        subprocess.run(
+            [probe, "analyze", "--file", str(text), "--max-tokens", str(LENGTH), *asked,
+             "--keep", "qk", "--out", str(folder)], check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        started = time.perf_counter()
+        server = subprocess.Popen(
+            [probe, "dashboard", scratch, "--port", "0"], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            url = _listening(server)
+            up = time.perf_counter() - started
+            return _table(up, _in_browser(url, rounds))
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _text() -> str:
+    from probe.prompts import haystack
+
+    return str(haystack())[: LENGTH * 8]
+
+
+def _listening(server: subprocess.Popen[str]) -> str:
+    for line in server.stderr or ():
+        found = re.search(r"http://\S+", line)
+        if found:
+            return found[0]
+    raise RuntimeError("the dashboard did not start")
+
+
+def _in_browser(url: str, rounds: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"first": [], "bytes": [], "largest": [], "steps": {}}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        for _ in range(rounds):
+            context = browser.new_context(viewport={"width": 1280, "height": 900})
+            page = context.new_page()
+            sizes: list[int] = []
+            page.on("requestfinished", lambda one, sizes=sizes: sizes.append(one.sizes()["responseBodySize"]))
+            start = time.perf_counter()
+            page.goto(f"{url}/?report=long")
+            page.wait_for_selector(FIGURE)
+            found["first"].append(time.perf_counter() - start)
+            page.wait_for_load_state("networkidle")
+            found["bytes"].append(sum(sizes))
+            for what, step in STEPS.items():
+                found["steps"].setdefault(what, []).append(_timed(page, step, url))
+            page.wait_for_load_state("networkidle")
+            found["largest"].append(max(sizes))
+            context.close()
+        browser.close()
+    return found
+
+
+def _timed(page: Page, step: Callable[[Page, str], Callable[[], object]], url: str) -> float:
+    """Seconds from what the user does to what the page shows; `step` prepares, and returns what is timed."""
+    act = step(page, url)
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def _metric(page: Page, url: str) -> Callable[[], object]:
+    page.goto(f"{url}/?report=long&metrics=entropy")
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 1")
+    page.click("#overview-metrics")
+    option = page.get_by_role("option", name="sink")
+    option.wait_for()
+
+    def act() -> None:
+        option.click()
+        page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
+
+    return act
+
+
+def _zoom(shown: str) -> Callable[[Page, str], Callable[[], object]]:
+    """Type a range of queries; the map is drawn anew when its table has as many rows."""
+
+    def step(page: Page, url: str) -> Callable[[], object]:
+        page.goto(f"{url}/head?report=long&head=L18.H6&k={shown}")
+        page.wait_for_selector(".token")
+        page.wait_for_timeout(500)
+        page.fill("#head-queries", shown)
+        first = shown.partition("-")[0]
+
+        def act() -> None:
+            page.keyboard.press("Enter")
+            page.wait_for_function(
+                f"() => [...document.querySelectorAll('.js-plotly-plot')].some(p => p.data && p.data[0].y"
+                f" && String(p.data[0].y[0] ?? '') === '{first}' && document.querySelector('#head-queries').value"
+                f" === '{shown}')"
+            )
+
+        return act
+
+    return step
+
+
+def _token(page: Page, url: str) -> Callable[[], object]:
+    page.goto(f"{url}/head?report=long&head=L18.H6")
+    page.wait_for_selector(".token[data-at='200']")
+    page.wait_for_timeout(500)
+
+    def act() -> None:
+        page.click(".token[data-at='200']")
+        page.wait_for_selector(".token.chosen[data-at='200']")
+
+    return act
+
+
+def _head(page: Page, url: str) -> Callable[[], object]:
+    page.goto(f"{url}/?report=long")
+    page.wait_for_selector('.ag-row[row-id="L0.H2"]')
+
+    def act() -> None:
+        page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
+        page.wait_for_selector(".token")
+
+    return act
+
+
+STEPS = {
+    "another metric on the overview": _metric,
+    "from the table of heads to a head's page": _head,
+    "zoom to 4096 × 4096 tokens": _zoom("4000-8096"),
+    "zoom to 64 × 64 tokens": _zoom("8000-8064"),
+    "choose a token of the text": _token,
+}
+
+
+def _table(up: float, found: dict[str, Any]) -> dict[str, object]:
+    rounds = len(found["first"])
+
+    def line(what: str, value: float, unit: str, budget: float | None) -> dict[str, object]:
+        shape = {
+            "n": LENGTH,
+            "value": value,
+            "unit": unit,
+            "budget": budget,
+            "better": "low",
+            "rounds": rounds,
+        }
+        return {"what": what, **shape}
+
+    first = statistics.median(found["first"])
+    steps = [
+        line(what, 1000 * statistics.median(times), "ms", 300.0) for what, times in found["steps"].items()
+    ]
+    return {
+        "title": "Dashboard on a report of SmolLM2-135M with queries and keys kept, in Chromium",
+        "lines": [
+            line("from the start of the command until it listens", up, "s", None),
+            line("first page, from its address to its figures", first, "s", 1.5),
+            *steps,
+            line("first page, bytes sent (compressed)", statistics.median(found["bytes"]) / 1e6, "MB", 3.0),
+            line("largest answer of a session (compressed)", max(found["largest"]) / 1e6, "MB", 2.0),
+        ],
+        "notes": [
+            "medians over fresh browser contexts with an empty cache; times include drawing by the browser"
+        ],
+    }

@@ -147,7 +147,7 @@ def _peak_bytes(plan: Plan, shapes: Sequence[LayerShape], n_tokens: int) -> int:
     layer = 4 * d_model + max(attention, 3 * d_mlp)
     rows = 8 * 4 * max((s.n_heads for s in shapes), default=0)
     prompts = min(plan.options.batch_size, plan.inputs.n_prompts)
-    maps = sum(s.n_heads for s in shapes) * CELLS**2 * 4 * prompts if plan.options.keep == "map" else 0
+    maps = sum(s.n_heads for s in shapes) * CELLS**2 * 4 * prompts if plan.options.keep != "none" else 0
     tokens = min(n_tokens, plan.options.chunk or n_tokens) * prompts
     cache = 0
     if plan.options.chunk is not None:
@@ -164,7 +164,7 @@ def _output_bytes(plan: Plan, shapes: Sequence[LayerShape]) -> int:
     total += 30 * sum(lengths) if plan.options.text else 0
     if plan.options.keep == "qk":
         total += kept_bytes(shapes, plan.inputs)
-    if plan.options.keep == "map":
+    if plan.options.keep != "none":
         total += sum(heads * min(n, CELLS) ** 2 * 2 for n in lengths)
     return total
 

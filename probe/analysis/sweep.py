@@ -60,7 +60,7 @@ class Sweep:
         self.runner, self.inputs, self.options = runner, inputs, options
         self.metrics, self.interventions = tuple(metrics), tuple(interventions)
         self.numbering = Numbering()
-        self.maps = MapKeeper() if options.keep == "map" else None
+        self.maps = MapKeeper() if options.keep != "none" else None
         self.parts = None
         if options.keep == "qk" and options.folder is not None:
             self.parts = QkKeeper(to_folder(options.folder, self._numbered))

@@ -57,6 +57,19 @@ CLAIMS = Claims(
             "Geva et al. 2023 (arXiv:2304.14767)",
             3,
         ),
+        # What training makes
+        "induction_heads": Listed(
+            "probe.replay.claims.induction_heads:CLAIM",
+            "Masking induction heads costs where a text repeats itself",
+            "Olsson et al. 2022 (arXiv:2209.11895)",
+            2,
+        ),
+        "training_makes_heads": Listed(
+            "probe.replay.claims.training_makes_heads:CLAIM",
+            "Previous-token, induction and sink heads come with training",
+            "Olsson et al. 2022 (arXiv:2209.11895), Gu et al. 2025 (arXiv:2410.10781)",
+            2,
+        ),
         # What attention depends on
         "divergence": Listed(
             "probe.replay.claims.divergence:CLAIM",

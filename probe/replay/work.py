@@ -43,6 +43,14 @@ class Work:
         self._tell(key)
         return self._kept.of(key, partial(measure, *arguments))
 
+    def once(self, key: str, measure: Callable[..., Any], *arguments: Any) -> Any:
+        """Like `keep`, for all claims: what a model gives that several claims start from, such as texts that it writes.
+
+        In a smoke check it is that of the real results where it is there: measure the same however small the check.
+        """
+        self._tell(key)
+        return self._shared.of(f"{key} seed {self.seed}", partial(measure, *arguments))
+
     def few(self, items: Sequence[One], most: int = 2) -> list[One]:
         """The items; in a smoke check the first `most` of them."""
         return list(items[:most] if self.small else items)

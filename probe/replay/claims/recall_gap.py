@@ -45,14 +45,14 @@ def measure(work: Work) -> Finding:
         f"{repeated.value:+.3f} nats on each (controls {random[0].value:+.3f}), {others.value:+.3f} on the others "
         f"(controls {random[1].value:+.3f})",
         rows=(
-            Row("share of tokens that complete a repeated bigram", expected, "about 0.2 (of its gap)"),
+            Row("share of tokens that complete a repeated bigram", expected),
             Row("share of the added loss on them", share, "0.82", _range(drawn)),
             Row("added loss on repeated bigrams, nats per token", repeated, NONE, random[0]),
             Row("added loss on the other tokens, nats per token", others, NONE, random[1]),
         ),
         found=(
-            f"The top {TOP} add {repeated.value / max(random[0].value, 1e-9):.1f} times what controls add on "
-            f"repeated bigrams, and {others.value / max(random[1].value, 1e-9):.1f} times on the other tokens.",
+            f"On repeated bigrams the top {TOP} add {repeated.value:.3f} nats a token (controls "
+            f"{random[0].value:.3f}), on the other tokens {others.value:.3f} (controls {random[1].value:.3f}).",
             f"Share of the added loss on repeated bigrams {'is' if more else 'is not'} above their share of the "
             f"tokens; what the top {TOP} add there {'is' if above else 'is not'} above every control.",
         ),

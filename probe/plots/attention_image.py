@@ -11,7 +11,7 @@ from probe.errors import ReportError
 from probe.plots.theme import TEMPLATE, colorscale
 
 _DARKEST = 1e-4  # probabilities below are drawn alike, so that the colours are left to what is attended
-_MOST_LABELS = 64  # tokens that are written along an axis
+_MOST_LABELS = 28  # tokens that are written along an axis
 
 
 def attention_image(

@@ -50,6 +50,6 @@ def token_lines(
         plot_bgcolor="rgba(0,0,0,0)",
         xaxis={"title": {"text": "token"}, **(ticks if len(tokens) <= _MOST_LABELS else {})},
         yaxis={"title": {"text": escape(unit)}, "rangemode": "tozero"},
-        legend={"orientation": "h", "y": 1.1},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.35},
     )
     return figure

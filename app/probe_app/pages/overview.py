@@ -255,7 +255,8 @@ def _table(report: Report) -> object:
                         "Sort by a column's name, filter below it, click a row to open the head.", size="sm"
                     ),
                     html.Span(
-                        ["Copy as text ", dcc.Clipboard(id="copy-heads", title="Copy the table as text")]
+                        ["Copy as text ", dcc.Clipboard(id="copy-heads", title="Copy the table as text")],
+                        className="copy",
                     ),
                 ]
             ),

@@ -1,6 +1,7 @@
 """What a report holds besides head maps, as figures: grids of tests, rhythm, sentences, and the taxonomy of heads."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import dash_mantine_components as dmc
 import plotly.graph_objects as go
@@ -39,7 +40,7 @@ def _drawings(report: Report, key: str, answer: Answer) -> Iterator[tuple[str, s
         yield f"{key}/rhythm", f"Rhythm of {key}", lambda: token_rhythm(answer, tokens=texts or None)
     for name in ("map", "suppression"):
         if name in extra and "sentence" in " ".join(map(str, extra[name].dims)):
-            yield f"{key}/{name}", f"Sentences of {key}", lambda name=name: sentence_map(answer, name)
+            yield f"{key}/{name}", f"Sentences of {key}", partial(sentence_map, answer, name)
 
 
 def heads_by_kind(report: Report) -> object:

@@ -37,7 +37,7 @@ def require_places(interventions: Sequence[Any], loaded: LoadedModel) -> None:
     """
     found = places(loaded.model)
     known = verify_on_first_use(loaded.model) if interventions else None
-    heads = declared_heads(loaded.model) | (known.heads if known is not None else {})
+    heads = {**declared_heads(loaded.model), **(known.heads if known is not None else {})}
     for one in interventions:
         target = getattr(one, "target", None)
         if isinstance(one, Requires):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from probe.errors import InputError
 from probe.metrics.base import MetricInfo
@@ -53,7 +53,7 @@ class Experiment(Protocol):
         """Run and answer, one `Answer` per tower."""
 
 
-def told(spec: str, info: MetricInfo, tower: str = "decoder") -> dict[str, str]:
+def told(spec: str, info: MetricInfo, tower: str = "decoder") -> dict[str, Any]:
     """The fields of an `Answer` that are the same whatever was found: ``Answer(**told(...), head_map=...)``."""
     return {
         "spec": spec, "name": info.name, "summary": info.summary, "unit": info.unit, "better": info.better,

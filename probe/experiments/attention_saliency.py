@@ -138,7 +138,8 @@ def saliency_of(explained: Explained, kind: str) -> Float[np.ndarray, "token"]:
         found = torch.linalg.vector_norm(explained.gradient.double(), dim=-1)
     else:
         found = (explained.gradient.double() * explained.embedding.double()).sum(-1).abs()
-    return found.cpu().numpy()
+    saliency: np.ndarray = found.cpu().numpy()
+    return saliency
 
 
 def last_row(layer: Layer) -> tuple[Float[np.ndarray, "head token"], Bool[np.ndarray, "token"]]:

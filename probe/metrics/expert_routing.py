@@ -48,12 +48,12 @@ class ExpertRouting(PointMetric):
         bibtex=DAHLKE_2025,
         axis="expert",
     )
+    points: ClassVar = frozenset({"router_logits"})
 
     def __init__(self, k: int = 0, span: str = "") -> None:
         super().__init__(k=k, span=span)
         at_least("expert_routing", "k", k, 0)
         self.k, self.span = k, span
-        self.points: frozenset[Point] = frozenset({"router_logits"})  # type: ignore[misc]
         self._choices = k or 1  # without a model to ask, the best expert alone
         self._absent = ""
         self._known: set[str] | None = None  # the routers that count; None: no model to ask
@@ -68,7 +68,7 @@ class ExpertRouting(PointMetric):
             if not any(f"{one.name}.".startswith(f"{attention}.") for attention in inside)
         ]
         if not routers:
-            self.points = frozenset()
+            vars(self)["points"] = frozenset[Point]()  # asked for routers, such a model would be refused
             self._absent = f"{type(model).__name__} has no routed experts (it declares no router)"
             return lambda: None
         self._known = {one.name for one in routers}

@@ -24,12 +24,11 @@ from probe.replay.work import Work
 COUNT, WIDTH, SEEDS, TEXTS = 8, 128, 3, 8
 SHARES = (0.1, 0.25)  # of the layers
 NEEDLES, LENGTH = 5, 512
-KINDS = ("attention", "mlp")
-Drops = dict[
+KINDS: tuple[Kind, ...] = ("attention", "mlp")
 Scores = dict[Kind, dict[int, float]]  # S by layer
+# By kind and number: the layers with the least S first, then the draws.
+Drops = dict[tuple[Kind, int], list[tuple[int, ...]]]
 Cost = dict[tuple[Kind, int], np.ndarray]  # rise of the loss, [run, passage]
-    tuple[str, int], list[tuple[int, ...]]
-]  # by kind and number: the least similar first, then the draws
 
 
 def measure(work: Work) -> Finding:

@@ -4,6 +4,7 @@ from probe.plots.attention_image import attention_image
 from probe.plots.difference_map import difference_map
 from probe.plots.head_map import head_map
 from probe.plots.head_scatter import head_scatter
+from probe.plots.patch_map import patch_map
 from probe.plots.retrieval_grid import retrieval_grid
 from probe.plots.sentence_map import sentence_map
 from probe.plots.taxonomy_map import taxonomy_map
@@ -18,6 +19,7 @@ __all__ = [
     "difference_map",
     "head_map",
     "head_scatter",
+    "patch_map",
     "retrieval_grid",
     "sentence_map",
     "taxonomy_map",

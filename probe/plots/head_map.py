@@ -19,6 +19,8 @@ def head_map(
 ) -> go.Figure:
     """Draw a head map, axes (layer, head) or (layer,): a cell per head, grey where undefined, named on hover.
 
+    A map without axes, one number of the whole model, is written out.
+
     Args:
         data: A head map, such as ``report["entropy"]``.
         title: Above the figure; the array's own name where there is one.
@@ -30,9 +32,7 @@ def head_map(
     """
     axis = head_axis(data)
     if axis == "model":
-        raise ReportError(
-            f"a head map was asked; the array is one number of the whole model, {float(data):.4g}: nothing to draw"
-        )
+        return _number(float(data), title if title is not None else str(data.name or ""), unit)
     if set(data.dims) != {"layer", axis}:
         found = ", ".join(map(str, data.dims))
         raise ReportError(
@@ -62,6 +62,16 @@ def head_map(
         xaxis={"title": {"text": axis}, "type": "category", "visible": axis != "layer"},
         yaxis={"title": {"text": "layer"}, "type": "category", "autorange": "reversed"},
     )
+    return figure
+
+
+def _number(value: float, title: str, unit: str) -> go.Figure:
+    shown = {"valueformat": ".4g", "suffix": f" {escape(unit)}" if unit else ""}
+    defined = math.isfinite(value)
+    figure = go.Figure(go.Indicator(mode="number", value=value if defined else None, number=shown))
+    if not defined:
+        figure.add_annotation(text="the value is not defined", showarrow=False)
+    figure.update_layout(template=TEMPLATE, title={"text": escape(title)}, height=200)
     return figure
 
 

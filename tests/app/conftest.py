@@ -11,7 +11,7 @@ import torch
 from made_reports import made_answer, made_map, made_report
 from probe_app import create_app
 from probe_app.serving import listen
-from small_models import letters, llama
+from small_models import letters, llama, vit
 
 import probe
 
@@ -43,6 +43,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     hostile.save(folder / "hostile")
     probe.analyze(pair, TEXT, ["entropy"], out=folder / "broken")
+    image = {"pixel_values": torch.rand(1, 3, 32, 32)}
+    probe.analyze(vit(), image, ["received", "entropy"], out=folder / "image")
     (folder / "broken" / "arrays.safetensors").write_bytes(b"\0" * 64)
     return folder
 

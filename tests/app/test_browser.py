@@ -1,5 +1,6 @@
 """The dashboard in a real browser: every page, what is clicked, and nothing in the console."""
 
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from probe_app.figures import values
 from small_models import letters, llama
 
 import probe
-from probe_app.figures import values
 
 TEXT = "the cat sat on the mat. the dog sat on the log. the cat sat on the dog."
 SECOND = 1000
@@ -109,7 +110,7 @@ def test_a_zoom_to_single_tokens_is_the_pattern(page: Any) -> None:
     page.wait_for_selector(FIGURE)
     page.wait_for_function("() => document.querySelector('#head-queries').value === '20-24'")
     drawn = page.evaluate(
-        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.calcdata && p.data[0].customdata)"
+        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.calcdata && p.data[0] && p.data[0].customdata)"
     )
     shown = np.array(values(next(filter(None, drawn))), dtype=np.float64)
     np.testing.assert_allclose(shown, true[20:24, 16:24], atol=2e-3)
@@ -183,17 +184,37 @@ def test_figures_are_saved(page: Any) -> None:
             assert Path(download.value.path()).read_text().startswith("y,x,value")
 
 
-def test_an_intervention_runs_from_end_to_end(page: Any) -> None:
-    """Heads from a metric, an edit, three texts, divergence, and the attention before and after."""
+def test_a_map_is_laid_over_an_image(page: Any) -> None:
+    """Heads of a vision tower have patches; a picture of the reader's lies below them, and no other file does."""
+    page.goto("/head?report=image&head=vision.L0.H1")
+    page.wait_for_function(
+        "() => document.querySelector('#head-patches') && !document.querySelector('#head-patches').hidden"
+    )
+    pixel = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    )
+    chooser = page.locator("#head-picture input")
+    chooser.set_input_files({"name": "x.png", "mimeType": "image/png", "buffer": pixel})
+    page.wait_for_selector("#head-patches .imagelayer image, #head-patches .layer-below image")
+    chooser.set_input_files({"name": "y.png", "mimeType": "image/png", "buffer": b"<svg onload=alert(1)>"})
+    page.wait_for_selector("#head-patches #problem")
+
+
+@pytest.mark.parametrize("model", ["tiny-llama", "smollm2-135m"])
+def test_an_intervention_runs_from_end_to_end(page: Any, model: str, request: pytest.FixtureRequest) -> None:
+    """Heads, an edit, three texts, divergence, and the attention before and after."""
+    if model == "smollm2-135m":
+        request.getfixturevalue("smollm2")
     page.goto("/intervene")
     page.wait_for_selector("#edit-start")
     page.wait_for_function("() => document.querySelector('#edit-report').value !== ''")
+    page.fill("#edit-model", model)
     page.fill("#edit-text", TEXT)
     page.fill("#edit-heads", "L1.H2")
     page.keyboard.press("Enter")
     page.fill("#edit-new", "4")
     page.click("#edit-start")
-    page.wait_for_selector('.job[data-state="done"]', timeout=120 * SECOND)
+    page.wait_for_selector('.job[data-state="done"]', timeout=180 * SECOND)
     page.wait_for_selector("#edit-shown .figure")
     assert page.locator(".token.written").count() > 4
     page.get_by_role("link", name="Attention before and after").click()

@@ -17,6 +17,7 @@ from probe_app import figures
 from probe_app.address import read, span, write
 from probe_app.head_choice import head_names, parse_head, standing
 from probe_app.pages.page import Page
+from probe_app.patches import LARGEST, patches, picture
 from probe_app.said import facts, problem
 from probe_app.tile import KeptView, zoomed
 from probe_app.tokens import STEP, by_choices, text_view
@@ -56,6 +57,7 @@ class Head(Page):
                         dmc.GridCol(standing_here, span={"base": 12, "lg": 5}),
                     ]
                 ),
+                html.Div(_patches(), id="head-patches", hidden=True),
                 dmc.Group(shading, align="flex-end"),
                 dcc.Store(id="token-chosen"),
                 html.Div(id="head-text"),
@@ -98,6 +100,16 @@ class Head(Page):
         def _all(search: str | None, *touched: Any) -> tuple[Any, ...]:
             return self._view(_touched(read(search), dash.ctx.triggered_id, touched))
 
+        @app.callback(
+            Output("head-patches", "hidden"),
+            Output({"mark": "tile", "name": "patches"}, "figure"),
+            Output("head-patches-said", "children"),
+            Input("head-address", "search"),
+            Input("head-picture", "contents"),
+        )
+        def _over_image(search: str | None, contents: str | None) -> tuple[bool, go.Figure, Any]:
+            return self._over_image(read(search), contents)
+
         # Apart from the rest: a figure also reports what nobody asked for (its first size), and an answer of no change
         # would take the place of one that is still on its way.
         @app.callback(
@@ -109,6 +121,17 @@ class Head(Page):
         def _zoom(zoom: Any, search: str | None) -> Any:
             ranges = zoomed(zoom)
             return dash.no_update if ranges is None else write({**read(search), **ranges})
+
+    def _over_image(self, fields: Mapping[str, str], contents: str | None) -> tuple[bool, go.Figure, Any]:
+        """Whether there is nothing to lay over an image, and what there is."""
+        asked = fields.get("head") or ""
+        if not asked.startswith("vision.") or not fields.get("report"):
+            return True, go.Figure(), None
+        try:
+            report = self.library.open(fields["report"])
+            return False, patches(report, parse_head(asked, report), fields, picture(contents)), None
+        except ProbeError as error:
+            return False, go.Figure(), problem(error)
 
     def _view(self, fields: dict[str, str]) -> tuple[Any, ...]:
         names = self.library.names()
@@ -156,6 +179,19 @@ class Head(Page):
             write(fields), listed, fields["report"], head_names(report), str(head), labels, str(number), by, chosen,
             facts(report), how, figure, queries, keys, standing(report, head), text,
         )  # fmt: skip
+
+
+def _patches() -> list[Any]:
+    """The place of the map over an image, for heads of a vision tower."""
+    choose = dmc.Button("Lay it over the image", variant="default", size="xs")
+    return [
+        dmc.Title("Over the image", order=2, size="h4"),
+        dcc.Upload(
+            choose, id="head-picture", accept="image/png,image/jpeg", max_size=LARGEST, multiple=False
+        ),
+        html.Div(id="head-patches-said"),
+        figures.graph("patches", go.Figure(), "Numbers per patch of the image", mark="tile"),
+    ]
 
 
 def _pattern() -> list[Any]:

@@ -15,12 +15,12 @@ from probe.metrics.base import FoldMetric
 from probe.seam.call import AttentionCall, Batch, Place
 
 CAUSAL_ONLY = {"future_influence", "waad", "local_global", "duplicate_token", "induction"}
-POSITIONS = {"distance", "previous_token"}
-VALUES = {"value_norm", "head_output_norm"}
+POSITIONS = {"distance", "previous_token", "sink_logit_gap"}
+VALUES = {"value_norm", "head_output_norm", "value_drain", "sink_logit_gap"}
 ALL = [
     "entropy", "sink", "received", "future_influence", "waad", "distance", "local_global", "previous_token",
     "duplicate_token", "induction", "max_prob", "effective_keys", "span_mass:span=all", "head_output_norm",
-    "value_norm",
+    "value_norm", "key_mass", "sink_heads", "sink_logit_gap", "column_entropy", "value_drain",
 ]  # fmt: skip
 
 

@@ -119,6 +119,6 @@ class ActiveDormant:
         head_map = extra["dormant"].mean("domain")
         undefined = extra["sink"].isnull().all("domain")
         return Answer(
-            **told(self.spec, self.info), head_map=head_map.where(~undefined, np.nan), extra=extra,  # type: ignore[arg-type]
+            **told(self.spec, self.info), head_map=head_map.where(~undefined, np.nan), extra=extra,
             notes=tuple(notes),
         )  # fmt: skip

@@ -91,7 +91,7 @@ class SinkTokens:
         if not applies:
             head_map, by_prompt, extra = head_map * np.nan, None, {"largest": phi.head_map}
         return replace(
-            phi, **told(self.spec, self.info, phi.tower), head_map=head_map, by_prompt=by_prompt,  # type: ignore[arg-type]
+            phi, **told(self.spec, self.info, phi.tower), head_map=head_map, by_prompt=by_prompt,
             extra=extra,
             token_maps=phi.token_maps if applies else {}, notes=tuple(notes),
         )  # fmt: skip

@@ -49,7 +49,7 @@ def anchors_answer(
     ids = [text.prompt.id for text in texts]
     value = measured.reliability
     return Answer(
-        **told(spec, info),  # type: ignore[arg-type]
+        **told(spec, info),
         head_map=xr.DataArray(mean_defined(measured.kurtoses), dims=("layer", "head"), coords=coords),
         by_prompt=xr.DataArray(
             measured.kurtoses, dims=("prompt", "layer", "head"), coords={"prompt": ids, **coords}

@@ -124,7 +124,7 @@ class AttentionSaliency:
             f"{averaged.mean():.3f}"
         )
         return Answer(
-            **told(self.spec, self.info),  # type: ignore[arg-type]
+            **told(self.spec, self.info),
             head_map=extra[self.correlation],
             by_prompt=stacked[self.correlation],
             extra=extra,

@@ -56,7 +56,7 @@ def credit_answer(
     }
     names = np.array([one.name for one in given])
     return Answer(
-        **told(spec, info, tower),  # type: ignore[arg-type]
+        **told(spec, info, tower),
         head_map=xr.DataArray(each.mean(0), dims=("layer",), coords={"layer": layers}),
         by_prompt=xr.DataArray(each, dims=("prompt", "layer"), coords={"prompt": names, "layer": layers}),
         token_maps=maps,

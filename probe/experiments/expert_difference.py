@@ -106,7 +106,7 @@ class ExpertDifference:
         means = [one.drop_vars("weight", errors="ignore") for one in means]
         difference = means[0] - means[1]
         return Answer(
-            **told(self.spec, self.info, found[0].tower),  # type: ignore[arg-type]
+            **told(self.spec, self.info, found[0].tower),
             head_map=difference.assign_coords(n_heads=found[0].head_map["n_heads"]),
             extra={"a": means[0], "b": means[1]},
             notes=(
@@ -118,7 +118,7 @@ class ExpertDifference:
 
     def _nothing(self, answer: Answer) -> Answer:
         return Answer(
-            **told(self.spec, self.info, answer.tower),  # type: ignore[arg-type]
+            **told(self.spec, self.info, answer.tower),
             head_map=answer.head_map,
             notes=tuple(note.replace("expert_routing is", f"{self.spec} is") for note in answer.notes),
         )

@@ -120,7 +120,7 @@ class HeterogeneousHeads:
             f"m={self.m}: {int(np.nansum(flags))} of {int(mean['n_heads'].sum())} heads are heterogeneous"
         )
         return Answer(
-            **told(self.spec, self.info, tower),  # type: ignore[arg-type]
+            **told(self.spec, self.info, tower),
             head_map=mean,
             by_prompt=stacked,
             extra={

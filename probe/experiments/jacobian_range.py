@@ -183,7 +183,7 @@ class JacobianRange:
             each["gradient"], xr.DataArray([one.name for one in read], dims=("prompt",), name="prompt")
         )
         return Answer(
-            **told(self.spec, self.info),  # type: ignore[arg-type]
+            **told(self.spec, self.info),
             head_map=gradient,
             by_prompt=stacked,
             extra=extra,
@@ -208,7 +208,7 @@ class JacobianRange:
 
     def _nothing(self, reason: str) -> Answer:
         empty = xr.DataArray(np.full(1, np.nan), {"layer": np.zeros(1, np.int64)}, ("layer",))
-        return Answer(**told(self.spec, self.info), head_map=empty, notes=(f"not applicable: {reason}",))  # type: ignore[arg-type]
+        return Answer(**told(self.spec, self.info), head_map=empty, notes=(f"not applicable: {reason}",))
 
 
 def chosen_rows(length: int, beyond: int, rows: int) -> Int[Tensor, "row"]:

@@ -35,7 +35,7 @@ def model_answer(
     known = {"interval": xr.DataArray(bounds(values, weights, seed), {"bound": ["low", "high"]}, ("bound",))}
     few = [] if len(values) > 1 else ["one prompt: no interval over prompts"]
     return Answer(
-        **told(spec, info), head_map=xr.DataArray(pooled(values, weights)),  # type: ignore[arg-type]
+        **told(spec, info), head_map=xr.DataArray(pooled(values, weights)),
         by_prompt=by_prompt, extra={**known, **extra}, notes=(*notes, *few),
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ def model_answer(
 def no_model_answer(spec: str, info: MetricInfo, reason: str) -> Answer:
     """An undefined number, and why."""
     return Answer(
-        **told(spec, info),  # type: ignore[arg-type]
+        **told(spec, info),
         head_map=xr.DataArray(np.nan),
         notes=(f"not applicable: {reason}",),
     )

@@ -105,7 +105,7 @@ class Mqar:
         right = [float(one.right.mean()) for one in found]
         coords = {"prompt": names}
         return Answer(
-            **told(self.spec, self.info),  # type: ignore[arg-type]
+            **told(self.spec, self.info),
             head_map=maps["value_hit"],
             by_prompt=each["value_hit"],
             extra={

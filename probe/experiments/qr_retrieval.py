@@ -120,7 +120,7 @@ class QrRetrieval:
         return [
             (part, prompt)
             for part in ("train", "held_out")
-            for prompt in document_prompts(ask.model.tokenizer, part, **size)  # type: ignore[arg-type]
+            for prompt in document_prompts(ask.model.tokenizer, part, **size)
         ]
 
     def _answer(self, found: Sequence[Found], seed: int) -> Answer:
@@ -133,7 +133,7 @@ class QrRetrieval:
         extra = ranked(found, {"": best, "_all": order}, self.drop)
         extra["rank_random"] = random_ranks(found, order, len(best), self.drop, seed)
         return Answer(
-            **told(self.spec, self.info),  # type: ignore[arg-type]
+            **told(self.spec, self.info),
             head_map=head_map,
             by_prompt=each,
             extra=extra,

@@ -100,7 +100,7 @@ class Redundancy:
                  for kind, one in maps.items()}  # fmt: skip
         extra["block"] = block.head_map
         return Answer(
-            **told(self.spec, self.info, block.tower),  # type: ignore[arg-type]
+            **told(self.spec, self.info, block.tower),
             head_map=extra[self.of],
             by_prompt=maps[self.of],
             extra=extra,

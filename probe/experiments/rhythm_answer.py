@@ -59,7 +59,7 @@ def rhythm_answer(found: Found, rule: Rule, seed: int, notes: Sequence[str]) -> 
     dims = ("prompt", "layer", "head")
     by_prompt = {"prompt": found.ids, **coords, "weight": (dims, found.distances[:, 1])}
     return Answer(
-        **told(found.spec, found.info),  # type: ignore[arg-type]
+        **told(found.spec, found.info),
         head_map=xr.DataArray(ratio(found.distances.sum(0)), dims=("layer", "head"), coords=coords),
         by_prompt=xr.DataArray(ratio(found.distances.swapaxes(0, 1)), dims=dims, coords=by_prompt),
         extra={

@@ -96,7 +96,7 @@ def nothing(info: MetricInfo, spec: str, model: LoadedModel, reason: str) -> Ans
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     layers = np.arange(int(getattr(text, "num_hidden_layers", 0) or 0), dtype=np.int64)
     return Answer(
-        **told(spec, info),  # type: ignore[arg-type]
+        **told(spec, info),
         head_map=xr.DataArray(np.full(len(layers), np.nan), dims=("layer",), coords={"layer": layers}),
         notes=(f"not applicable: {reason}",),
     )

@@ -110,7 +110,8 @@ def test_a_zoom_to_single_tokens_is_the_pattern(page: Any) -> None:
     page.wait_for_selector(FIGURE)
     page.wait_for_function("() => document.querySelector('#head-queries').value === '20-24'")
     drawn = page.evaluate(
-        "() => [...document.querySelectorAll('.js-plotly-plot')].map(p => p.calcdata && p.data[0] && p.data[0].customdata)"
+        "() => [...document.querySelectorAll('.js-plotly-plot')]"
+        ".map(p => p.calcdata && p.data[0] && p.data[0].customdata)"
     )
     shown = np.array(values(next(filter(None, drawn))), dtype=np.float64)
     np.testing.assert_allclose(shown, true[20:24, 16:24], atol=2e-3)

@@ -17,13 +17,13 @@ def run(claims: Sequence[str], models: Sequence[str], choices: dict[str, Any], *
     """Replay claims on models and print what they gave."""
     with progress_bar() as tell:
         found = replay(claims, models, **choices, tell=lambda what: tell(0, 0, what))
-    folder = choices["out"] or (None if choices["small"] else default_folder())
+    folder: Path | None = choices["out"] or (None if choices["small"] else default_folder())
     if as_json:
         print_json(
             {
                 "schema": 1,
                 "results": [result_json(one) for one in found],
-                "pages": [] if folder is None else [str(Path(folder) / f"{name}.md") for name in claims],
+                "pages": [] if folder is None else [str(folder / f"{name}.md") for name in claims],
             }
         )
         return
@@ -31,7 +31,7 @@ def run(claims: Sequence[str], models: Sequence[str], choices: dict[str, Any], *
     for one in found:
         show(one, out)
     for name in () if folder is None else claims:
-        out.print(f"written to {Path(folder) / name}.md")
+        out.print(f"written to {folder / name}.md")
 
 
 def render_pages(out: Path | None, *, as_json: bool) -> None:

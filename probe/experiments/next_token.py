@@ -21,5 +21,5 @@ def next_probabilities(loaded: LoadedModel, prompt: Prompt) -> Float[Tensor, "vo
     frugal = {k: v for k, v in {"logits_to_keep": 1, "use_cache": False}.items() if k in accepts}
     ids = torch.tensor([prompt.tokens], device=loaded.device)
     with evaluating(model), torch.no_grad():
-        logits = model(input_ids=ids, **frugal).logits[0, -1]
+        logits: Tensor = model(input_ids=ids, **frugal).logits[0, -1]
     return logits.detach().to("cpu", torch.float64).softmax(-1)

@@ -67,9 +67,9 @@ class LinearRank(EffectiveRank):
         """Fold linear attention's outputs of real rows."""
         if call.scores is None or call.scores.value is None:
             raise MetricError(f"{self.spec} was asked; {call.place.module} gave no q, k and v")
-        scores = call.scores
+        scores, value = call.scores, call.scores.value
         with torch.no_grad():
-            z = linear_attention(scores.query, scores.key, scores.value)
+            z = linear_attention(scores.query, scores.key, value)
         self.fold(call, {"z": (z, call.query_real)})
 
 

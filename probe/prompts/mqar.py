@@ -8,6 +8,7 @@ import numpy as np
 from probe.errors import UsageError
 from probe.prompts.prompt import Prompt
 from probe.prompts.repeated import front_tokens, ordinary_tokens
+from probe.prompts.spans import SpanLike
 
 VOCAB = 8192  # the paper's
 
@@ -112,6 +113,9 @@ def _one(
     at = len(front) + 2 * order[:, None] + block * np.arange(task.passes)
     where = len(front) + queries[order]
     total = len(front) + task.length
-    spans = {"pairs": (len(front), len(front) + context), "queries": np.isin(np.arange(total), where)}
+    spans: dict[str, SpanLike] = {
+        "pairs": (len(front), len(front) + context),
+        "queries": np.isin(np.arange(total), where),
+    }
     prompt = Prompt.of_tokens([*front, *ids.tolist()], tokenizer, spans=spans, id=f"mqar:{number}")
     return Recall(prompt, where, at, at + 1, answers[order], answers)

@@ -41,7 +41,7 @@ class Copied:
     @property
     def found(self) -> Float[np.ndarray, "test layer head"]:
         """The scores of the tests that count."""
-        return self.scores[self.counted]
+        return np.asarray(self.scores[self.counted])
 
     @property
     def found_needles(self) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from probe.analysis.ablation.controls import draw_controls
 from probe.analysis.ready import ready
 from probe.errors import UsageError
-from probe.experiments.retrieval_answer import RETRIEVAL_HEAD
+from probe.experiments.retrieval_split import RETRIEVAL_HEAD
 from probe.models import LoadedModel
 from probe.terms import HeadId
 

@@ -76,8 +76,8 @@ def replay(
     for name in wanted:  # all of them before the first is measured: a wrong name or a broken one runs nothing
         asked.claims.load(name)
     if asked.out is None and asked.small:
-        with TemporaryDirectory() as folder:
-            return _all(wanted, models, asked, Path(folder))
+        with TemporaryDirectory() as scratch:
+            return _all(wanted, models, asked, Path(scratch))
     folder = asked.out if asked.out is not None else default_folder()
     _require_alike(asked, folder)
     return _all(wanted, models, asked, folder)

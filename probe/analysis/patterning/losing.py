@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from probe.experiments.retrieval_answer import RETRIEVAL_HEAD
+from probe.experiments.retrieval_split import RETRIEVAL_HEAD
 from probe.report import Answer
 from probe.report.pattern_costs import LOST
 from probe.report.ranking import cells, head_name

@@ -54,7 +54,7 @@ class Tried:
 
     def change(self, base: Said) -> np.ndarray:
         """By prompt, how much the margin changes."""
-        return self.edited.margin - base.margin
+        return np.asarray(self.edited.margin - base.margin)
 
     def best_control(self, base: Said) -> float:
         """The change of the margin with the best control."""
@@ -63,7 +63,7 @@ class Tried:
     @property
     def gap(self) -> np.ndarray:
         """By prompt, the margin minus that of the controls."""
-        return self.edited.margin - self.controls.margin.mean(0)
+        return np.asarray(self.edited.margin - self.controls.margin.mean(0))
 
     def holds(self, base: Said) -> bool:
         """Whether the margin rises, more than with the controls, and no control does as well."""
@@ -143,7 +143,7 @@ def _try(
         made = [
             reinforce("document", alpha, layers=late).prepare(work.model, [item.prompt]) for item in items
         ]
-        runs = [[(one,) for one in made]]
+        runs: list[list[tuple[Any, ...]]] = [[(one,) for one in made]]
         runs += [[(one.control(work.seed + draw),) for one in made] for draw in range(SEEDS)]
     else:
         one = scale(heads, alpha, queries="last")

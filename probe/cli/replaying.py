@@ -30,8 +30,9 @@ def run(claims: Sequence[str], models: Sequence[str], choices: dict[str, Any], *
     out = console()
     for one in found:
         show(one, out)
-    for name in () if folder is None else claims:
-        out.print(f"written to {folder / name}.md")
+    if folder is not None:
+        for name in claims:
+            out.print(f"written to {folder / name}.md")
 
 
 def render_pages(out: Path | None, *, as_json: bool) -> None:

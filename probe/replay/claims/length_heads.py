@@ -67,6 +67,7 @@ def measure(work: Work) -> Finding:
             f"{1 / SHORT:.4f} at {SHORT} tokens, by looking at some key; a first-token sink scores 0 at any length.",
             f"The top {TOP} keep {kept[1].mean() / kept[0].mean():.2f} of their score.",
         ),
+        but="" if holds or not stays else f" by the rank correlation over all heads; the top {TOP} stay",
         heads=tuple(f"L{at // early.shape[1]}.H{at % early.shape[1]}" for at in best),
     )
 

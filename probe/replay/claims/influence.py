@@ -15,7 +15,7 @@ from probe.replay.intervals import interval, mean, spread
 from probe.replay.work import Work
 from probe.replay.worked import shuffled, texts
 
-SHARE, SEEDS, EACH, WIDTH = 0.05, 3, 6, 192
+SHARE, SEEDS, EACH, WIDTH = 0.05, 3, 6, 160
 REASONS = "worked problems"
 
 
@@ -26,13 +26,16 @@ def measure(work: Work) -> Finding:
     controls = Controls.of(uniform_past(top), top, SEEDS, work.model, work.seed)
     edits = [uniform_past(top), *(uniform_past(heads) for heads in controls.heads)]
     kinds = {kind: work.few(some) for kind, some in texts(work.model, EACH, WIDTH, work.seed).items()}
-    found = {
-        kind: np.asarray([
-            [work.keep(prompt.id, _influence, work.model, prompt, edits) for prompt in _both(work, one, number)]
-            for number, one in enumerate(some)
-        ])  # text, (ordered, shuffled), run
+    measured = {
+        kind: np.asarray(
+            [
+                [work.keep(one.id, _measured, work.model, one, edits) for one in _both(work, prompt, number)]
+                for number, prompt in enumerate(some)
+            ]
+        )
         for kind, some in kinds.items()
-    }  # fmt: skip
+    }  # text, (ordered, shuffled), (loss, influence by run)
+    found = {kind: one[..., 1:] for kind, one in measured.items()}
     gap = {kind: one[:, 0] - one[:, 1] for kind, one in found.items()}
     own = gap[REASONS]
     ranked = interval(own[:, 0])[0] > 0
@@ -59,7 +62,7 @@ def measure(work: Work) -> Finding:
             f"shuffled, and the difference {'is' if above else 'is not'} above that of random heads.",
             f"{wins:.0%} of the {REASONS} have more influence than every shuffled one.",
         ),
-        tables=(_losses_of(work, kinds),),
+        tables=(_table({kind: one[..., 0] for kind, one in measured.items()}),),
         how=controls.told(scores),
         heads=tuple(top),
     )
@@ -69,30 +72,21 @@ def _both(work: Work, prompt: Prompt, number: int) -> tuple[Prompt, Prompt]:
     return prompt, shuffled(work.model, prompt, work.seed + number)
 
 
-def _influence(loaded: LoadedModel, prompt: Prompt, edits: list[Any]) -> list[float]:
-    """(masked loss − loss) / loss under each edit."""
+def _measured(loaded: LoadedModel, prompt: Prompt, edits: list[Any]) -> list[float]:
+    """The loss, and (masked loss − loss) / loss under each edit."""
     base = _loss(loaded, prompt, [])
-    return [(_loss(loaded, prompt, [one]) - base) / base for one in edits]
+    return [base, *((_loss(loaded, prompt, [one]) - base) / base for one in edits)]
 
 
 def _loss(loaded: LoadedModel, prompt: Prompt, edits: list[Any]) -> float:
     return float(losses(loaded, prompt, edits)[1:].mean())
 
 
-def _losses_of(work: Work, kinds: dict[str, list[Prompt]]) -> Table:
+def _table(loss: dict[str, np.ndarray]) -> Table:
     """Loss without an edit: influence is relative to it, and shuffled text has much more of it."""
-    rows = []
-    for kind, some in kinds.items():
-        pairs = [_both(work, one, number) for number, one in enumerate(some)]
-        told = np.asarray(
-            [[work.keep(f"loss of {one.id}", _loss, work.model, one, []) for one in pair] for pair in pairs]
-        )
-        rows.append((kind, *(str(mean(told[:, at])) for at in (0, 1))))
-    return Table(
-        "Loss without masking, nats per token, mean [95 % interval over texts]",
-        ("text", "in order", "shuffled"),
-        tuple(rows),
-    )
+    rows = [(kind, *(str(mean(one[:, at])) for at in (0, 1))) for kind, one in loss.items()]
+    title = "Loss without masking, nats per token, mean [95 % interval over texts]"
+    return Table(title, ("text", "in order", "shuffled"), tuple(rows))
 
 
 CLAIM = Claim(

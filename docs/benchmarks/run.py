@@ -19,7 +19,20 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-ROWS = ("attention", "sparse", "forward", "edit", "sweep", "eager", "lens", "memory", "long", "analyze")
+ROWS = (
+    "attention",
+    "sparse",
+    "forward",
+    "suite",
+    "edit",
+    "sweep",
+    "eager",
+    "lens",
+    "memory",
+    "long",
+    "analyze",
+    "dashboard",
+)
 
 
 def measure(row: str, rounds: int) -> None:

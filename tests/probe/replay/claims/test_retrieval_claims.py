@@ -8,6 +8,7 @@ from probe.experiments.repeats import recalled
 from probe.interventions import zero
 from probe.models import LoadedModel
 from probe.prompts import Prompt
+from probe.replay import intervals
 from probe.replay.claims import (
     length_heads,
     recall_gap,
@@ -21,6 +22,12 @@ from probe.replay.kept import Kept
 from probe.replay.work import Work
 
 WORDS = [f"w{number}" for number in range(30)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of a few resamples: verdicts here do not hang on them."""
+    monkeypatch.setattr(intervals, "DRAWS", 60)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +101,7 @@ def test_heads_stay_at_longer_context(work: Work, monkeypatch, same: bool) -> No
 
 def test_loss_is_added_where_the_circuit_copied(built: LoadedModel) -> None:
     """Without its copying head the circuit loses on the repeated half alone; sums are those of the tokens' losses."""
-    half = np.random.default_rng(0).permutation(20) + 2
+    half = (np.random.default_rng(0).permutation(20) + 2).tolist()
     prompt = Prompt.of_tokens([*half, *half], built.tokenizer)
     base, edited = np.array(recall_gap._sums(built, prompt, [zero(["L1.H0"])]))
     told = recalled(prompt.tokens, 2)[1:]

@@ -17,11 +17,11 @@ from probe.replay.passages import DATA, passages
 from probe.replay.work import Work
 
 WIDTH, COUNT, NEEDLES, LENGTH, DEEPEST = 384, 4, 6, 600, 6
-POOLED = ("pooled_topk:block=32,tau=0.5", "pooled_topk:block=32,tau=0.8")
+POOLED = tuple(f"pooled_topk:block=32,tau={tau}" for tau in (0.5, 0.8, 0.95))
 PAIRS = {
     "single keys against blocks, the best of each": (
         "oracle_topk:k=48",
-        ("oracle_topk:block=32,k=2", "oracle_topk:block=32,k=4"),
+        tuple(f"oracle_topk:block=32,k={k}" for k in (1, 2, 4)),
     ),
     "stripes near an anchor against blocks by pooled scores": (
         "anchor_stripe:theta=4,block=32,step=2",
@@ -32,7 +32,7 @@ PAIRS = {
         POOLED,
     ),
 }
-LOT = ("random_blocks:density=0.2,block=32", "random_blocks:density=0.45,block=32")
+LOT = ("random_blocks:density=0.2,block=32", "random_blocks:density=0.55,block=32")
 SPECS = tuple(dict.fromkeys(one for fine, coarse in PAIRS.values() for one in (fine, *coarse))) + LOT
 BLOCK = 16  # of the pattern that a needle is asked under
 
@@ -134,8 +134,8 @@ CLAIM = Claim(
     data=f"{COUNT} passages of {WIDTH} tokens, {DATA}; {NEEDLES} held-out needles in {LENGTH} tokens.",
     measure=measure,
     how=(
-        "Patterns choose in one dense forward. The first of two is measured at one budget, the second at two around "
-        "it, and read off between them at the first one's density, passage by passage.",
+        "Patterns choose in one dense forward. The first of two is measured at one budget, the second at several "
+        "around it, and read off between them at the first one's density, passage by passage.",
         "All keep the first and the diagonal block, so that a first-token sink helps none of them more than another.",
         "The control is blocks drawn by lot at that density. Intervals are over passages, those of recall over "
         "needles.",

@@ -17,7 +17,7 @@ from probe.analysis.resume import Unfinished
 from probe.analysis.settle import settled
 from probe.analysis.sweep import Found, Sweep
 from probe.analysis.tally import Tally
-from probe.errors import ProbeError
+from probe.errors import ProbeError, UsageError
 from probe.experiments.base import Ask, Experiment
 from probe.metrics.answering import answers, reordered
 from probe.readouts.evaluating import evaluating
@@ -101,7 +101,13 @@ def _run(plan: Plan, store: Unfinished | None) -> Outcome:
             tokens = not reordered(metric)
             outcome.answers += answers(metric, by_prompt=options.by_prompt, tokens=tokens)
         for experiment in plan.choice.experiments:
-            _experiment(experiment, plan, outcome)
+            try:
+                _experiment(experiment, plan, outcome)
+            except UsageError as error:
+                # One that came with a suite and has nothing to say of these prompts must not take the others along.
+                if experiment.spec not in plan.choice.in_group:
+                    raise
+                outcome.notes.append(f"{experiment.spec} was left out: {error}")
     if plan.sweeps and any(item.prompt is not None for item in plan.inputs.items):
         outcome.notes += [note for note in (runner.note(),) if note is not None]
     return outcome

@@ -28,6 +28,7 @@ class Choice:
     metrics: tuple[Metric, ...]
     experiments: tuple[Experiment, ...]
     notes: tuple[str, ...] = ()
+    in_group: frozenset[str] = frozenset()  # specs that came with a suite or with all, not by name
 
     @property
     def specs(self) -> list[str]:
@@ -54,13 +55,16 @@ def choose(metrics: object) -> Choice:
         asked = list(metrics)
     else:
         asked = [metrics]
-    made: list[Any] = [*map(_one, _unfolded(asked))]
+    unfolded = _unfolded(asked)
+    named = set() if metrics == "all" else {one for one in asked if isinstance(one, str)}
+    in_group = frozenset(one for one in unfolded if isinstance(one, str)) - named
+    made: list[Any] = [*map(_one, unfolded)]
     specs = [one.spec for one in made]
     for spec in specs:
         if specs.count(spec) > 1:
             raise UsageError(f"{spec!r} was asked twice; name each metric once")
     experiments = tuple(one for one in made if _is_experiment(one))
-    return Choice(tuple(one for one in made if not _is_experiment(one)), experiments, notes)
+    return Choice(tuple(one for one in made if not _is_experiment(one)), experiments, notes, in_group)
 
 
 def check_backend(kernels: str | None, loaded: LoadedModel | None = None) -> None:

@@ -71,6 +71,15 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def suites_with(name: str) -> list[str]:
+    """The suites that hold a metric, whatever its parameters there.
+
+    >>> suites_with("received")
+    ['anchors', 'importance']
+    """
+    return [one for one, specs in SUITES.items() if any(spec.partition(":")[0] == name for spec in specs)]
+
+
 def suite(name: str) -> list[str]:
     """The specs of a suite; ``all`` is every suite, each spec once. Raises `UnknownNameError`."""
     if name == "all":

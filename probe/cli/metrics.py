@@ -8,7 +8,8 @@ import typer
 def metrics(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """List every metric: name, one line, unit, paper."""
+    """List every metric: name, one line, unit, paper, and the suites that hold it."""
+    from probe.analysis.suites import suites_with
     from probe.cli.view import clean, console, print_json
     from probe.metrics import metric_infos
 
@@ -22,6 +23,7 @@ def metrics(
                 "better": info.better,
                 "paper": info.paper,
                 "bibtex": info.bibtex,
+                "suites": suites_with(info.name),
             }
             for info in infos
         ]
@@ -33,6 +35,8 @@ def metrics(
     out = console()
     wide = max(len(info.name) for info in infos) + 2
     for info in infos:
-        facts = f"{clean(info.unit)}; {clean(info.paper)}"
+        suites = suites_with(info.name)
+        held = f"; suite {', '.join(suites)}" if suites else ""
+        facts = f"{clean(info.unit)}; {clean(info.paper)}{held}"
         out.print(Text.assemble((f"{clean(info.name):<{wide}}", "bold"), facts))
         out.print(Padding(clean(info.summary), (0, 0, 0, wide)))

@@ -230,7 +230,8 @@ def test_metrics_are_listed_with_unit_and_paper(capsys: pytest.CaptureFixture[st
     rows = json.loads(capsys.readouterr().out)["metrics"]
     assert {row["name"] for row in rows} == {info.name for info in metric_infos()}
     assert all(row["summary"] and row["unit"] and row["paper"] for row in rows)
+    assert next(row["suites"] for row in rows if row["name"] == "received") == ["anchors", "importance"]
     assert main(["metrics"]) == 0
     shown = capsys.readouterr().out
     assert "entropy" in shown
-    assert "retrieval" in shown
+    assert "suite retrieval" in shown

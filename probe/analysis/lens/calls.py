@@ -91,7 +91,7 @@ def _windows(lens: Any, text: Any, layer: int) -> list[int | None]:
 
 
 def _text_config(cached: Cached) -> Any:
-    config = getattr(getattr(cached.model, "original_model", None), "config", None)
+    config: Any = getattr(getattr(cached.model, "original_model", None), "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 

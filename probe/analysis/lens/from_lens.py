@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from probe_kernels import attend, backend_for
+from probe_kernels import attend, chosen_backend
 from probe_kernels.reference import statistics
 from probe_kernels.types import Attended, Want
 from torch import Tensor
@@ -68,6 +68,7 @@ def from_lens(
     provenance = Provenance(
         model=_model(cached, name),
         mode="cache",
+        kernels=chosen_backend(None, next(iter(cached.tensors.values())).device),
         tokens=rows * length,
         prompts=rows,
         started=started,
@@ -159,7 +160,6 @@ def _attended(call: AttentionCall, metrics: Sequence[Metric]) -> Attended:
     for metric in metrics:
         want = want | metric.want(call)
     if call.scores is not None:
-        backend_for(call.scores, want, None)
         return attend(call.scores, call.layout, want)
     if call.pattern is None or want.lse or want.table or want.parts:
         raise UnsupportedAttentionError(

@@ -36,10 +36,10 @@ def folds_of(examples: Examples, options: HeadProbeOptions) -> list[Fold]:
     if prompts < options.folds:
         raise InputError(f"{prompts} prompts were given for {options.folds} folds; give more, or fewer folds")
     for number, name in enumerate(examples.classes):
-        groups = len(set(examples.prompt[examples.wanted == number].tolist()))
-        if groups < options.folds:
+        found = len(set(examples.prompt[examples.wanted == number].tolist()))
+        if found < options.folds:
             raise InputError(
-                f"the label {name!r} stands in {groups} prompts; {options.folds} folds need as many: give more, or "
+                f"the label {name!r} stands in {found} prompts; {options.folds} folds need as many: give more, or "
                 "use fewer folds"
             )
     how = {"n_splits": options.folds, "shuffle": True, "random_state": options.seed}

@@ -20,8 +20,8 @@ WIDTH, COUNT, NEEDLES, LENGTH, DEEPEST = 384, 4, 6, 600, 6
 POOLED = tuple(f"pooled_topk:block=32,tau={tau}" for tau in (0.5, 0.8, 0.95))
 PAIRS = {
     "single keys against blocks, the best of each": (
-        "oracle_topk:k=48",
-        tuple(f"oracle_topk:block=32,k={k}" for k in (1, 2, 4)),
+        "oracle_topk:k=96",
+        tuple(f"oracle_topk:block=32,k={k}" for k in (2, 3, 5)),
     ),
     "stripes near an anchor against blocks by pooled scores": (
         "anchor_stripe:theta=4,block=32,step=2",

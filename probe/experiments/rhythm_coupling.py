@@ -45,16 +45,16 @@ class Coincidence:
 
 
 def peaks(values: Float[np.ndarray, "token"], quantile: float) -> Flags:
-    """Local maxima at or above a quantile of the defined values; ends and undefined values are none.
+    """Local maxima at or above a quantile of the defined values; ends, and what is beside undefined values, are none.
 
     A flat top counts once, at its middle.
     """
     flags = np.zeros(len(values), dtype=bool)
     known = ~np.isnan(values)
     if known.any():
-        lowered = np.where(known, values, np.nanmin(values))
-        height = np.nanquantile(values, quantile)
-        flags[find_peaks(lowered, height=height)[0]] = True
+        # Beside an undefined value there is no telling: infinity is higher than either neighbour.
+        closed = np.where(known, values, np.inf)
+        flags[find_peaks(closed, height=np.nanquantile(values, quantile))[0]] = True
     return np.asarray(flags & known)
 
 

@@ -15,10 +15,11 @@ def _flags(length: int, *at: int) -> np.ndarray:
 
 
 def test_peaks_are_local_maxima_above_a_quantile() -> None:
-    """Ends and undefined values are none, a flat top counts once, low maxima do not count."""
-    values = np.array([9.0, 1.0, 2.0, 1.0, 7.0, 7.0, 7.0, 1.0, 8.0, np.nan, 1.0])
-    assert np.flatnonzero(peaks(values, 0.0)).tolist() == [2, 5, 8]
-    assert np.flatnonzero(peaks(values, 0.5)).tolist() == [5, 8]
+    """Ends and neighbours of undefined values are none, a flat top counts once, low maxima do not count."""
+    values = np.array([9.0, 1.0, 2.0, 1.0, 7.0, 7.0, 7.0, 1.0, 8.0, np.nan, 9.0, 1.0, 3.0, 1.0])
+    assert np.flatnonzero(peaks(values, 0.0)).tolist() == [2, 5, 12]
+    assert np.flatnonzero(peaks(values, 0.5)).tolist() == [5, 12]
+    assert np.flatnonzero(peaks(values, 0.7)).tolist() == [5]
     assert not peaks(np.full(5, np.nan), 0.5).any()
 
 

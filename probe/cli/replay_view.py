@@ -53,8 +53,8 @@ def show(one: "Stored", out: Console) -> None:
     small = " (a smoke check of few prompts)" if one.small else ""
     out.print(f"the claim {clean(one.finding.verdict)}{small}")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("measured", "paper", "here", "random control"):
-        table.add_column(name, no_wrap=name in {"here", "random control"})
+    for name in ("measured", "paper", "here", "control"):
+        table.add_column(name, no_wrap=name in {"here", "control"})
     for row in one.finding.rows:
         table.add_row(*(Text(clean(str(cell))) for cell in (row.what, row.paper, row.ours, row.control)))
     out.print(table)

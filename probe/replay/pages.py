@@ -7,7 +7,7 @@ from probe.replay.claim import Claim, Claims, Listed
 from probe.replay.files import replaced
 from probe.replay.stored import Stored, stored_in
 
-COLUMNS = ("measured", "paper", "here", "random control")
+COLUMNS = ("measured", "paper", "here", "control")
 HEAD = """# Claims, replayed on real weights
 
 Claims of papers about attention, measured on small models against count-matched random controls. Each page says what
@@ -30,7 +30,7 @@ def _of_model(one: Stored) -> list[str]:
     finding, made = one.finding, one.machine
     lines = [f"## On {one.model}", "", f"**On this model the claim {finding.verdict}.**", ""]
     if finding.rows:
-        said = "[ ] is a 95 % bootstrap interval, ( – ) the lowest and the highest of several seeds"
+        said = "[ ] is a 95 % bootstrap interval, ( – ) the lowest and the highest of several draws"
         cells = [(row.what, row.paper, str(row.ours), str(row.control)) for row in finding.rows]
         lines += [f"{said}; seed {one.seed}.", "", *_table(COLUMNS, cells), ""]
     for table in finding.tables:

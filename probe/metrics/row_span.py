@@ -1,6 +1,7 @@
 """A row metric over some rows only: those of a named span of the prompt."""
 
 from dataclasses import replace
+
 import torch
 from jaxtyping import Bool
 from probe_kernels.types import Attended

@@ -8,7 +8,7 @@ from probe.interventions import isolate
 from probe.models import LoadedModel
 from probe.prompts import Prompt
 from probe.replay.claim import Claim
-from probe.replay.finding import Finding, Row, Table
+from probe.replay.finding import Finding, Row, Table, not_asked
 from probe.replay.intervals import interval, mean
 from probe.replay.needles import held_out, needle_of
 from probe.replay.reading import Reading
@@ -34,6 +34,8 @@ def measure(work: Work) -> Finding:
     recall, loss = ({name: values[:, at, kind] for at, name in enumerate(names)} for kind in (0, 1))
     first = f"window {FIRST}"
     base, cut, asked = recall[NONE].mean(), recall[first].mean(), recall[ASKED].mean()
+    if not base:
+        return not_asked("the model recalls nothing with everything in sight, so that nothing can be lost")
     more = interval(recall[first] - recall[ASKED], needles)[0] > 0
     held = bool(cut >= KEPT * base and more)
     return Finding(
@@ -94,8 +96,8 @@ def _table(
 
 CLAIM = Claim(
     claimed="context tokens need not see one another: encoded in blocks, with the first block in sight of all, and "
-    "read by the question in full, a context gives 97 to 100 % of the accuracy (blocks of thousands of tokens, models of 8 "
-    "billion weights and more).",
+    "read by the question in full, a context gives 97 to 100 % of the accuracy (blocks of thousands of tokens, models "
+    "of 8 billion weights and more).",
     data=f"needles 5 to {4 + NEEDLES} of `datasets/needles.jsonl` at {LENGTH} tokens, all of the held-out part; "
     "nothing is chosen or tuned.",
     measure=measure,

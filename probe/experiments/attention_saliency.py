@@ -11,7 +11,7 @@ from probe_kernels import score_block
 from scipy.stats import rankdata
 
 from probe.experiments.base import Ask, told
-from probe.experiments.explained import Explained, Layer, explain
+from probe.experiments.explained import Explained, Layer, cannot_recompute, explain
 from probe.experiments.gradients import gradients_allowed
 from probe.experiments.head_grid import head_grid
 from probe.experiments.model_answer import cannot_predict
@@ -60,6 +60,7 @@ class AttentionSaliency:
   eprint={2509.18010},
   archivePrefix={arXiv}
 }""",
+        slow=True,
     )
 
     def __init__(
@@ -81,7 +82,12 @@ class AttentionSaliency:
         """A forward and a backward per prompt; `UsageError` where gradients cannot pass."""
         gradients_allowed(ask.model, self.spec)
         prompts, notes = long_enough(ask.texts(self.tokens), _LEAST + 1)
-        reason = cannot_read(ask.model) or cannot_predict(ask.model) or ("" if prompts else "; ".join(notes))
+        reason = (
+            cannot_read(ask.model)
+            or cannot_predict(ask.model)
+            or cannot_recompute(ask.model)
+            or ("" if prompts else "; ".join(notes))
+        )
         if reason:
             return [not_applicable(self.info, self.spec, ask.model, reason)]
         found = []
@@ -92,7 +98,7 @@ class AttentionSaliency:
         return [self._answer(prompts, found, notes)]
 
     def _one(self, ask: Ask, prompt: Prompt) -> dict[str, dict[int, PerHead]]:
-        explained = explain(ask.model, prompt, self.spec, self.of)
+        explained = explain(ask.model, prompt, self.of)
         saliency = saliency_of(explained, self.saliency)
         found: dict[str, dict[int, PerHead]] = {name: {} for name in (*NAMES, "averaged")}
         means = []

@@ -20,6 +20,7 @@ from probe.readouts.evaluating import evaluating
 from probe.seam.call import AttentionCall
 from probe.seam.hub import hub_of
 from probe.seam.session import Session
+from probe.seam.switch import switchable
 
 Of = Literal["logit", "log_prob"]
 _ROWS = 128  # rows of a pattern at a time
@@ -56,23 +57,18 @@ class Explained:
     gradient: Float[Tensor, "token d_model"]
 
 
-def read_layers(loaded: LoadedModel, prompt: Prompt, spec: str) -> list[Layer]:
-    """One forward without gradients; q and k of every layer are kept, which is what a KV cache takes.
-
-    Raises `UsageError` where an outer block edits the model: patterns are computed again, without those edits.
-    """
-    require_unedited(loaded, spec)
+def read_layers(loaded: LoadedModel, prompt: Prompt) -> list[Layer]:
+    """One forward without gradients; q and k of every layer are kept, which is what a KV cache takes."""
     kept = _Kept(gradients=False)
     watch(loaded, prompt, [kept])
     return [kept.layers[number] for number in sorted(kept.layers)]
 
 
-def explain(loaded: LoadedModel, prompt: Prompt, spec: str, of: Of) -> Explained:
+def explain(loaded: LoadedModel, prompt: Prompt, of: Of) -> Explained:
     """One forward and one backward: the gradients of the most likely next token's logit (or its log probability).
 
-    Weights get no gradient, and the model is left as it was. Raises `UsageError` where an outer block edits the model.
+    Weights get no gradient, and the model is left as it was.
     """
-    require_unedited(loaded, spec)
     model, kept = loaded.model, _Kept(gradients=True)
     accepts = inspect.signature(model.forward).parameters
     frugal = {k: v for k, v in {"logits_to_keep": 1, "use_cache": False}.items() if k in accepts}
@@ -92,15 +88,15 @@ def explain(loaded: LoadedModel, prompt: Prompt, spec: str, of: Of) -> Explained
     return Explained(layers, leaves[0].detach()[0].float(), _some(found[0], leaves[0])[0].float())
 
 
-def require_unedited(loaded: LoadedModel, spec: str) -> None:
-    """Raise `UsageError` where an outer block edits the model."""
+def cannot_recompute(loaded: LoadedModel) -> str | None:
+    """Why patterns of a model cannot be computed again from q and k, or None."""
+    if not switchable(loaded.model):
+        return "the model bypasses transformers' attention registry, so that q and k are not seen"
     hub = hub_of(loaded.model)
     edits = [one for member in hub.members for one in member.interventions] if hub is not None else []
-    if edits:
-        raise UsageError(
-            f"{spec} was asked under {edits[0].name}; it computes patterns again from q and k, without edits: leave "
-            "the interventions out"
-        )
+    if not edits:
+        return None
+    return f"patterns are computed again from q and k, without {edits[0].name}: leave the interventions out"
 
 
 def row_chain(

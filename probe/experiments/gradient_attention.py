@@ -8,7 +8,7 @@ from torch import Tensor
 
 from probe.experiments.base import Ask
 from probe.experiments.credit_answer import Credit, credit_answer
-from probe.experiments.explained import Layer, blocks_of, explain, row_chain
+from probe.experiments.explained import Layer, blocks_of, cannot_recompute, explain, row_chain
 from probe.experiments.gradients import gradients_allowed
 from probe.experiments.model_answer import cannot_predict
 from probe.experiments.rollout import nothing
@@ -47,6 +47,7 @@ class GradientAttention:
   year={2021}
 }""",
         axis="layer",
+        slow=True,
     )
 
     def __init__(self, of: Literal["logit", "log_prob"] = "logit", tokens: int = 256) -> None:
@@ -59,14 +60,14 @@ class GradientAttention:
     def run(self, ask: Ask) -> list[Answer]:
         """A forward, a backward and a recomputation per prompt; `UsageError` where gradients cannot pass."""
         gradients_allowed(ask.model, self.spec)
-        reason = cannot_read(ask.model) or cannot_predict(ask.model)
+        reason = cannot_read(ask.model) or cannot_predict(ask.model) or cannot_recompute(ask.model)
         if reason:
             return [nothing(self.info, self.spec, ask.model, reason)]
         prompts = ask.texts(self.tokens)
         found = []
         for number, prompt in enumerate(prompts):
             ask.tell(number, len(prompts), f"{self.spec}: {prompt.id}")
-            layers = explain(ask.model, prompt, self.spec, self.of).layers
+            layers = explain(ask.model, prompt, self.of).layers
             values = row_chain(layers, len(prompt) - 1, step)
             values[:, -1] -= 1.0  # the identity: what the row owes to its own stream
             found.append(Credit(prompt.id, len(prompt) - 1, [one.number for one in layers], values.numpy()))

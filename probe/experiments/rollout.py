@@ -11,7 +11,7 @@ from torch import Tensor
 from probe.errors import UsageError
 from probe.experiments.base import Ask, told
 from probe.experiments.credit_answer import Credit, credit_answer
-from probe.experiments.explained import Layer, blocks_of, read_layers, row_chain
+from probe.experiments.explained import Layer, blocks_of, cannot_recompute, read_layers, row_chain
 from probe.experiments.seen_rows import cannot_read
 from probe.metrics.base import MetricInfo
 from probe.metrics.making import at_least
@@ -53,7 +53,7 @@ class Rollout:
 
     def run(self, ask: Ask) -> list[Answer]:
         """One forward and one recomputation per prompt; raises `UsageError` for a row that a prompt does not have."""
-        reason = cannot_read(ask.model)
+        reason = cannot_read(ask.model) or cannot_recompute(ask.model)
         if reason:
             return [nothing(self.info, self.spec, ask.model, reason)]
         prompts = ask.texts(self.tokens)
@@ -61,7 +61,7 @@ class Rollout:
         for number, prompt in enumerate(prompts):
             ask.tell(number, len(prompts), f"{self.spec}: {prompt.id}")
             row = row_of(self.spec, self.row, prompt)
-            layers = read_layers(ask.model, prompt, self.spec)
+            layers = read_layers(ask.model, prompt)
             values = row_chain(layers, row, step)
             found.append(Credit(prompt.id, row, [one.number for one in layers], values.numpy()))
         ask.tell(len(prompts), len(prompts), self.spec)

@@ -62,7 +62,7 @@ def measure(work: Work) -> Finding:
 
 
 def _read(loaded: LoadedModel, prompt: Prompt) -> dict[str, list[float]]:
-    explained = explain(loaded, prompt, "half_explanation", "logit")
+    explained = explain(loaded, prompt, "logit")
     first, second = (saliency_of(explained, kind) for kind in ("gradient", "input_x_gradient"))
     rows = [last_row(layer)[0] for layer in explained.layers]
     heads = [correlations(row[:, 1:], first[1:], ranked=True) for row in rows]

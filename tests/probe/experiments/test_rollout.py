@@ -9,8 +9,10 @@ from torch import nn
 
 import probe
 from probe.errors import UsageError
+from probe.experiments.attention_saliency import AttentionSaliency
 from probe.experiments.base import Ask
 from probe.experiments.explained import Layer, read_layers, row_chain
+from probe.experiments.gradient_attention import GradientAttention
 from probe.experiments.rollout import Rollout, step
 from probe.interventions import zero
 
@@ -42,7 +44,7 @@ def test_equals_the_dense_product(make: object, row: int) -> None:
 
 def test_no_map_of_all_rows_is_made() -> None:
     """Whatever is asked of the patterns, it is at most a block of rows."""
-    layers = read_layers(given(tiny.llama()), prompt(300), "test")
+    layers = read_layers(given(tiny.llama()), prompt(300))
     asked = []
 
     class Watched(Layer):
@@ -55,11 +57,25 @@ def test_no_map_of_all_rows_is_made() -> None:
     assert sum(asked) == 1 + 300  # the last layer's one row, then all rows of the first
 
 
-def test_bad_calls_are_refused() -> None:
-    """A row beyond the prompt, and an edited model, whose patterns would be computed without the edit."""
-    model = given(tiny.llama())
+def test_a_row_beyond_the_prompt_is_refused() -> None:
+    """The error names the rows that there are."""
     with pytest.raises(UsageError, match="-6 to 5"):
-        Rollout(row=6).run(Ask(model, (prompt(6),)))
-    with probe.edit(model, [zero(heads=["L0.H0"])]), pytest.raises(UsageError, match="under zero"):
-        Rollout().run(Ask(model, (prompt(6),)))
-    assert "not applicable" in Rollout().run(Ask(given(tiny.t5()), (prompt(6),)))[0].notes[0]
+        Rollout(row=6).run(Ask(given(tiny.llama()), (prompt(6),)))
+
+
+@pytest.mark.parametrize("experiment", [Rollout, GradientAttention, AttentionSaliency])
+def test_an_edited_model_is_not_applicable(experiment: type) -> None:
+    """Patterns would be computed again without the edit: no number, and the reason names the edit."""
+    model = given(tiny.llama())
+    with probe.edit(model, [zero(heads=["L0.H0"])]):
+        answer = experiment().run(Ask(model, (prompt(6),)))[0]
+        model.model(tiny.tokens(1, 6))
+    assert np.isnan(answer.head_map).all()
+    assert "without zero" in answer.notes[0]
+
+
+@pytest.mark.parametrize(("model", "why"), [(tiny.t5, "one tower"), (tiny.bloom, "bypasses")])
+def test_what_cannot_be_read_is_not_applicable(model: object, why: str) -> None:
+    """An encoder-decoder has two prompts; a model outside the registry shows no q and k."""
+    answer = Rollout().run(Ask(given(model()), (prompt(6),)))[0]
+    assert why in answer.notes[0]

@@ -12,7 +12,7 @@ from probe.replay.kept import Kept
 from probe.replay.reasoned import PROBLEMS, reasoned, told
 from probe.replay.work import Work
 
-LOADED = LoadedModel(llama(), letters(), "small", ModelSource("given"))
+LOADED = LoadedModel(llama(max_position_embeddings=512), letters(), "small", ModelSource("given"))
 
 
 def _work(folder: Path, seed: int = 0, *, small: bool = False) -> Work:
@@ -33,7 +33,7 @@ def test_responses_are_drawn_with_the_seed_and_written_once(
         assert 0 < said.size <= 12
         assert said[-1] == len(one) - 1
         assert not set(np.asarray(one.tokens)[said].tolist()) & {LOADED.tokenizer.eos_token_id}
-    monkeypatch.setattr(module, "_write", None)  # not called again
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("written again"))
     assert [one.tokens for one in reasoned(_work(tmp_path))] == [one.tokens for one in found]
     assert [one.tokens for one in reasoned(_work(tmp_path, small=True))] == [one.tokens for one in found[:3]]
     monkeypatch.undo()

@@ -19,6 +19,7 @@ from probe.cli.replay import replay
 from probe.cli.score import score
 from probe.cli.show import show
 from probe.cli.sweep import sweep
+from probe.cli.taxonomy import taxonomy
 
 
 def _version(asked: bool) -> bool:
@@ -37,7 +38,7 @@ def _root(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    analyze, ablate, sweep, patterns, score, generate, replay, show, metrics, interventions, fetch,
+    analyze, ablate, sweep, patterns, score, generate, replay, show, taxonomy, metrics, interventions, fetch,
 )  # fmt: skip
 
 

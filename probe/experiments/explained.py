@@ -34,6 +34,7 @@ class Layer:
     scores: Scores
     layout: Layout
     z_gradient: Float[Tensor, "head token d_v"] | None = None
+    tower: str = "decoder"
 
     def rows(self, index: Int[Tensor, "row"]) -> Float[Tensor, "head row token"]:
         """Some rows of every head's pattern, float32."""
@@ -144,7 +145,7 @@ class _Kept:
             )
         scores = gradient.detached(call.scores)
         scores = scores if self.gradients else replace(scores, value=None)
-        self.layers[call.place.layer] = Layer(call.place.layer, scores, call.layout)
+        self.layers[call.place.layer] = Layer(call.place.layer, scores, call.layout, tower=call.place.tower)
         if self.gradients and attended.z is not None:
             self.z[call.place.layer] = attended.z
 

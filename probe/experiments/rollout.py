@@ -57,15 +57,16 @@ class Rollout:
         if reason:
             return [nothing(self.info, self.spec, ask.model, reason)]
         prompts = ask.texts(self.tokens)
-        found = []
+        found, tower = [], "decoder"
         for number, prompt in enumerate(prompts):
             ask.tell(number, len(prompts), f"{self.spec}: {prompt.id}")
             row = row_of(self.spec, self.row, prompt)
             layers = read_layers(ask.model, prompt)
             values = row_chain(layers, row, step)
             found.append(Credit(prompt.id, row, [one.number for one in layers], values.numpy()))
+            tower = layers[0].tower
         ask.tell(len(prompts), len(prompts), self.spec)
-        return [credit_answer(self.info, self.spec, found, (f"row {self.row} of each prompt",))]
+        return [credit_answer(self.info, self.spec, found, (f"row {self.row} of each prompt",), tower)]
 
 
 def step(layer: Layer, credit: Float[Tensor, "token"]) -> Float[Tensor, "token"]:

@@ -37,6 +37,7 @@ def test_equals_the_dense_product(make: object, row: int) -> None:
     model, one = make(), prompt(150)
     answer = Rollout(row=row).run(Ask(given(model), (one,)))[0]
     expected = dense(make(), torch.tensor([one.tokens]), row)
+    assert answer.tower == ("encoder" if make is tiny.bert else "decoder")
     np.testing.assert_allclose(answer.token_maps[0], expected, rtol=2e-4, atol=2e-6)
     np.testing.assert_allclose(answer.token_maps[0].sum("token"), 1.0, rtol=1e-5)
     np.testing.assert_allclose(answer.head_map, 1 / (expected**2).sum(-1), rtol=1e-4)

@@ -1,5 +1,6 @@
 """Masking induction heads costs where a text says again what it said before, and little where it does not."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,43 +22,31 @@ HELD_OUT = 1000  # seed of the repeated tokens that heads are tested on; they ar
 KINDS = ("random tokens", "ordinary text")
 
 
+@dataclass(frozen=True)
+class Said:
+    """What masking adds on one kind of input, and whether the claim holds there."""
+
+    rows: tuple[Row, ...]
+    shown: tuple[str, ...]
+    holds: bool
+    brief: str
+
+
 def measure(work: Work) -> Finding:
     """Loss that masking the top induction heads adds in the first and in the second saying, beside controls."""
     scores = work.once("induction on repeated tokens", _scores, work.model)
     top = highest(scores, TOP)
     controls = Controls.of(zero(top), top, SEEDS, work.model, work.seed)
     edits = [zero(top), *(zero(heads) for heads in controls.heads)]
-    rows: list[Row] = []
-    shown: list[tuple[str, ...]] = []
-    holds: list[bool] = []
-    brief: list[str] = []
-    for kind in KINDS:
-        prompts = work.few(_prompts(work, kind))
-        found = np.asarray(
-            [work.keep(f"{kind}: {one.id}", _halves, work.model, one, edits) for one in prompts]
-        )
-        added = found[:, 1:] - found[:, :1]  # prompt, edit, half
-        first, second = mean(added[:, 0, 0], digits=3), mean(added[:, 0, 1], digits=3)
-        random = [spread(added[:, 1:, half].T, 3) for half in (0, 1)]
-        more = mean(added[:, 0, 1] - added[:, 1:, 1].mean(1), digits=3)
-        where = mean(added[:, 0, 1] - added[:, 0, 0], digits=3)
-        rows += [
-            Row(f"{kind}: loss added in the second saying, nats per token", second, NONE, random[1]),
-            Row(f"{kind}: loss added in the first saying", first, NONE, random[0]),
-        ]
-        shown.append((kind, *(f"{value:.2f}" for value in found[:, 0].mean(0)), str(more), str(where)))
-        holds.append(_above(more) and _above(where))
-        brief.append(f"{kind} said again: {second.value:+.2f} nats (controls {random[1].value:+.2f}), first saying "
-                     f"{first.value:+.2f}")  # fmt: skip
-    said = [
-        f"{kind}: {'holds' if held else 'does not hold'}" for kind, held in zip(KINDS, holds, strict=True)
-    ]
+    found = {kind: _of_kind(work, kind, edits) for kind in KINDS}
+    holds = [one.holds for one in found.values()]
+    said = ", ".join(f"{kind}: {'holds' if one.holds else 'does not hold'}" for kind, one in found.items())
     return Finding(
         holds=all(holds),
-        brief="; ".join(brief),
-        rows=tuple(rows),
-        found=(f"{'. '.join(said)}.",),
-        but="" if len(set(holds)) == 1 else f"; {', '.join(said)}",
+        brief="; ".join(one.brief for one in found.values()),
+        rows=tuple(row for one in found.values() for row in one.rows),
+        found=(f"By input: {said}.",),
+        but="" if len(set(holds)) == 1 else f"; {said}",
         tables=(
             Table(
                 f"Loss without edits, and what the top {TOP} add: mean [95 % interval over prompts]",
@@ -68,11 +57,31 @@ def measure(work: Work) -> Finding:
                     "added above controls, second",
                     "second less first",
                 ),
-                tuple(shown),
+                tuple(one.shown for one in found.values()),
             ),
         ),
         how=_told(controls, scores),
         heads=tuple(top),
+    )
+
+
+def _of_kind(work: Work, kind: str, edits: list[Any]) -> Said:
+    prompts = work.few(_prompts(work, kind))
+    found = np.asarray([work.keep(f"{kind}: {one.id}", _halves, work.model, one, edits) for one in prompts])
+    added = found[:, 1:] - found[:, :1]  # prompt, edit, half
+    first, second = mean(added[:, 0, 0], digits=3), mean(added[:, 0, 1], digits=3)
+    random = [spread(added[:, 1:, half].T, 3) for half in (0, 1)]
+    more = mean(added[:, 0, 1] - added[:, 1:, 1].mean(1), digits=3)
+    where = mean(added[:, 0, 1] - added[:, 0, 0], digits=3)
+    return Said(
+        rows=(
+            Row(f"{kind}: loss added in the second saying, nats per token", second, NONE, random[1]),
+            Row(f"{kind}: loss added in the first saying", first, NONE, random[0]),
+        ),
+        shown=(kind, *(f"{value:.2f}" for value in found[:, 0].mean(0)), str(more), str(where)),
+        holds=_above(more) and _above(where),
+        brief=f"{kind} said again: {second.value:+.2f} nats (controls {random[1].value:+.2f}), first saying "
+        f"{first.value:+.2f}",
     )
 
 

@@ -192,11 +192,17 @@ class JacobianRange:
 
     def _line(self, gradient: xr.DataArray, extra: dict[str, xr.DataArray]) -> str:
         mean = {name: float(one.mean()) for name, one in extra.items()}
+        error = float(extra["error"].max())
+        sure = (
+            f"standard error at most {error:.3f}"
+            if np.isfinite(error)
+            else "one vector has no standard error"
+        )
         return (
-            f"of={self.of}, {self.rows} rows a prompt, {self.probes} random vectors a row (standard error at most "
-            f"{float(extra['error'].max()):.3f}): beyond {self.beyond} tokens lie {float(gradient.mean()):.3f} of the "
-            f"gradient, {mean['attention']:.3f} of attention, {mean['uniform']:.3f} of uniform attention; without the "
-            f"first token {mean['gradient_without_first']:.3f} and {mean['attention_without_first']:.3f}"
+            f"of={self.of}, {self.rows} rows a prompt, {self.probes} random vectors a row ({sure}): beyond "
+            f"{self.beyond} tokens lie {float(gradient.mean()):.3f} of the gradient, {mean['attention']:.3f} of "
+            f"attention, {mean['uniform']:.3f} of uniform attention; without the first token "
+            f"{mean['gradient_without_first']:.3f} and {mean['attention_without_first']:.3f}"
         )
 
     def _map(self, values: dict[int, PerHead]) -> xr.DataArray:

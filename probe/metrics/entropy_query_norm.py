@@ -1,6 +1,5 @@
 """Entropy against query norm: does a head look more sharply where its query is long?"""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +15,8 @@ from probe.metrics.making import at_least
 from probe.seam.call import AttentionCall
 from probe.shapes import RowStat
 
-Rows = Float[np.ndarray, "row"]
+Rows = Float[np.ndarray, "*head row"]
+Values = Float[np.ndarray, "*head"]
 
 _LEFT = 0.01  # mass that the other keys need, where the first one is left out
 _FEWEST = 3  # rows that a correlation needs: two always lie on a line
@@ -117,68 +117,88 @@ class EntropyQueryNorm(FoldMetric):
 
     def pool(self, cells: list[Cell]) -> Float[Tensor, "head"]:
         """Spearman's correlation over the rows of all these prompts."""
-        return torch.from_numpy(_by_head(cells, spearman)[0])
+        norm, entropy, _ = _rows(cells)
+        return torch.from_numpy(spearman(norm, entropy))
 
     def head(self, cell: Cell) -> tuple[Tensor, Tensor]:
-        """Correlation within one prompt times its rows, and its rows: what a prompt weighs."""
-        return _weighed(*_by_head([cell], spearman))
+        """Nothing and the rows of each head, which is what a prompt weighs: `pool` makes the value."""
+        rows = (~cell["pairs"].isnan().any(0)).sum(-1).double()
+        return torch.zeros_like(rows), rows
 
     def maps(self, cell: Cell) -> dict[str, tuple[Tensor, Tensor]]:
         """Pearson's correlation, and Spearman's with the row's place held fixed."""
-        return {
-            "pearson": _weighed(*_by_head([cell], lambda norm, entropy, _: correlation(norm, entropy))),
-            "partial": _weighed(*_by_head([cell], partial_spearman)),
-        }
+        norm, entropy, place = _rows([cell])
+        rows = self.head(cell)[1]
+        linear = np.where(np.isnan(spearman(norm, entropy)), np.nan, correlation(norm, entropy))
+        found = {"pearson": linear, "partial": partial_spearman(norm, entropy, place)}
+        return {name: _weighed(values, rows) for name, values in found.items()}
 
 
-def spearman(norm: Rows, entropy: Rows, place: Rows) -> float:
-    """Correlation of ranks; NaN with fewer than three rows, or where one does not vary."""
+def spearman(norm: Rows, entropy: Rows) -> Values:
+    """Correlation of ranks, per head, NaN rows left out; NaN with fewer than three, or where one is constant.
+
+    Norms or entropies that differ by rounding alone are constant (norms of normalised queries).
+    """
     return correlation(_ranks(norm), _ranks(entropy))
 
 
-def partial_spearman(norm: Rows, entropy: Rows, place: Rows) -> float:
+def partial_spearman(norm: Rows, entropy: Rows, place: Rows) -> Values:
     """Spearman's correlation with the row's place held fixed."""
     return partial_correlation(_ranks(norm), _ranks(entropy), _ranks(place))
 
 
-def correlation(one: Rows, other: Rows) -> float:
-    """Pearson's correlation; NaN with fewer than three rows, or where one does not vary."""
-    if len(one) < _FEWEST or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return float("nan")
-    a, b = one - one.mean(), other - other.mean()
-    return float((a @ b) / np.sqrt((a @ a) * (b @ b)))
+def correlation(one: Rows, other: Rows) -> Values:
+    """Pearson's over the last axis, NaN rows left out; NaN with fewer than three, or where one is constant."""
+    known = ~np.isnan(one + other)
+    count = known.sum(-1, keepdims=True)
+    a, b = (_centred(part, known, count) for part in (one, other))
+    spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    good = (count[..., 0] >= _FEWEST) & (spread > 0)
+    return np.asarray(np.where(good, (a * b).sum(-1) / np.where(good, spread, 1.0), np.nan))
 
 
-def partial_correlation(one: Rows, other: Rows, fixed: Rows) -> float:
+def partial_correlation(one: Rows, other: Rows, fixed: Rows) -> Values:
     """Correlation of what a linear fit to `fixed` leaves of two rows; NaN where it leaves nothing."""
     r, a, b = correlation(one, other), correlation(one, fixed), correlation(other, fixed)
     left = (1.0 - a * a) * (1.0 - b * b)
-    return float((r - a * b) / np.sqrt(left)) if left > _NOISE else float("nan")
+    good = left > _NOISE
+    return np.asarray(np.where(good, (r - a * b) / np.sqrt(np.where(good, left, 1.0)), np.nan))
 
 
-def rows_of(cells: list[Cell], head: int) -> tuple[Rows, Rows, Rows]:
-    """Norm, entropy and place of the rows of a head that count, of all these prompts."""
-    pairs = np.concatenate([cell["pairs"][:, head].double().numpy() for cell in cells], axis=-1)
-    place = np.concatenate([np.arange(cell["pairs"].shape[-1], dtype=np.float64) for cell in cells])
-    counted = ~np.isnan(pairs).any(0)
-    return pairs[0, counted], pairs[1, counted], place[counted]
+def rows_of(cells: list[Cell], head: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Norm, entropy and place of the rows of a head that count, of all these prompts: [row] each."""
+    norm, entropy, place = (part[head] for part in _rows(cells))
+    known = ~np.isnan(norm)
+    return norm[known], entropy[known], place[known]
 
 
-def _by_head(
-    cells: list[Cell], of: Callable[[Rows, Rows, Rows], float]
-) -> tuple[Float[np.ndarray, "head"], Float[np.ndarray, "head"]]:
-    """A number per head, and how many rows it is of."""
-    rows = [rows_of(cells, head) for head in range(cells[0]["pairs"].shape[1])]
-    return np.array([of(*one) for one in rows]), np.array([float(len(one[0])) for one in rows])
+def _rows(cells: list[Cell]) -> tuple[Rows, Rows, Rows]:
+    """Norms, entropies and places of all rows of these prompts, NaN where a row of a head does not count."""
+    pairs = np.concatenate([cell["pairs"].double().numpy() for cell in cells], axis=-1)
+    places = np.concatenate([np.arange(cell["pairs"].shape[-1], dtype=np.float64) for cell in cells])
+    unknown = np.isnan(pairs).any(0)
+    norm, entropy, place = (np.where(unknown, np.nan, part) for part in (*pairs, places))
+    return norm, entropy, place
 
 
-def _ranks(values: Rows) -> Rows:
-    """Ranks; all alike where values differ by rounding alone (norms of normalised queries)."""
-    if not len(values) or np.ptp(values) <= _ROUNDING * max(float(np.abs(values).max()), 1e-3):
-        return np.zeros(len(values))
-    return np.asarray(rankdata(values), np.float64)
+def _centred(values: np.ndarray, known: np.ndarray, count: np.ndarray) -> np.ndarray:
+    filled = np.where(known, values, 0.0)
+    return np.asarray(np.where(known, filled - filled.sum(-1, keepdims=True) / np.maximum(count, 1), 0.0))
 
 
-def _weighed(values: Float[np.ndarray, "head"], rows: Float[np.ndarray, "head"]) -> tuple[Tensor, Tensor]:
-    weight = np.where(np.isnan(values), 0.0, rows)
-    return torch.from_numpy(np.nan_to_num(values) * weight), torch.from_numpy(weight)
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis, ties sharing their mean rank; all alike where values differ by rounding alone."""
+    if not values.shape[-1]:
+        return values
+    unknown = np.isnan(values)
+    low = np.where(unknown, np.inf, values).min(-1, keepdims=True)
+    high = np.where(unknown, -np.inf, values).max(-1, keepdims=True)
+    alike = ~(high - low > _ROUNDING * np.maximum(np.maximum(np.abs(low), np.abs(high)), 1e-3))
+    ranks = np.asarray(rankdata(np.where(unknown, np.inf, values), axis=-1))  # what does not count comes last
+    return np.asarray(np.where(unknown, np.nan, np.where(alike, 0.0, ranks)))
+
+
+def _weighed(values: Values, rows: Tensor) -> tuple[Tensor, Tensor]:
+    found = torch.from_numpy(values)
+    weight = torch.where(found.isnan(), 0.0, rows)
+    return found.nan_to_num(0.0) * weight, weight

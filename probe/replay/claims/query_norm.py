@@ -70,11 +70,15 @@ def _of_passage(loaded: LoadedModel, passage: Prompt, seed: int) -> dict[str, li
     for key in sorted(plain.cells):
         for head in range(plain.cells[key]["pairs"].shape[1]):
             rows, rest = rows_of([plain.cells[key]], head), rows_of([without.cells[key]], head)
-            found["as it is"].append(spearman(*rows))
-            found["place held fixed"].append(partial_spearman(*rows))
-            found["first key out"].append(spearman(*rest))
-            found["first key out, place held fixed"].append(partial_spearman(*rest))
-            found["shuffled"].append(spearman(random.permutation(rows[0]), *rows[1:]))
+            made = {
+                "as it is": spearman(*rows[:2]),
+                "place held fixed": partial_spearman(*rows),
+                "first key out": spearman(*rest[:2]),
+                "first key out, place held fixed": partial_spearman(*rest),
+                "shuffled": spearman(random.permutation(rows[0]), rows[1]),
+            }
+            for name, value in made.items():
+                found[name].append(float(value))
     return found
 
 

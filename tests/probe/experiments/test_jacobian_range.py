@@ -76,6 +76,7 @@ def test_attention_is_of_the_same_rows() -> None:
         [4 / 8] * 2
     )  # a window of 8 keys, of which 4 are far
     assert answer.extra["error"].isnull().all()
+    assert "one vector has no standard error" in answer.notes[0]
 
 
 def test_a_window_bounds_the_reach_of_one_layer_and_depth_adds_up() -> None:

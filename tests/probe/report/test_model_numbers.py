@@ -6,13 +6,11 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 import xarray as xr
 from made_reports import made_answer, made_map, made_report
 from rich.console import Console
 
 from probe.cli.view import show_report
-from probe.errors import ReportError
 from probe.plots import head_map
 from probe.report import Report, open_report
 from probe.report.json_form import head_map_json
@@ -65,10 +63,15 @@ def test_the_terminal_and_the_notebook_show_the_number() -> None:
     assert "the value is not defined" in one_number(math.nan)._repr_html_()
 
 
-def test_a_picture_of_it_is_refused() -> None:
-    """There is nothing to draw, and the error gives the number."""
-    with pytest.raises(ReportError, match=r"one number of the whole model, 0\.25"):
-        head_map(xr.DataArray(0.25))
+def test_its_picture_is_the_number() -> None:
+    """Written out with its unit; an undefined number says so; the figure is strict JSON, its strings are text."""
+    figure = head_map(xr.DataArray(0.25), title="slice", unit="<nats>")
+    (number,) = figure.data
+    assert (number.value, number.number.suffix) == (0.25, " &lt;nats&gt;")
+    assert figure.layout.title.text == "slice"
+    (undefined,) = head_map(xr.DataArray(math.nan)).layout.annotations
+    assert undefined.text == "the value is not defined"
+    json.dumps(json.loads(head_map(xr.DataArray(math.nan)).to_json()), allow_nan=False)
 
 
 def test_intervals_and_files_keep_it(tmp_path: Path) -> None:

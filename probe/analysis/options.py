@@ -24,7 +24,7 @@ class AnalyzeOptions(Choices):
         mode: ``fused`` (our kernel computes output and statistics) or ``shadow`` (the model's own
             output, bit-exact).
         out: Folder of the finished report; a run that is interrupted resumes from it.
-        keep: Also keep, in `out`, a pooled map of every head (``map``) or its queries and keys (``qk``).
+        keep: Also keep, in `out`, a pooled map of every head (``map``), or that and its queries and keys (``qk``).
         device: Where a model that is loaded here runs, such as ``cuda``.
         dtype: What a model that is loaded here computes in, such as ``bfloat16``.
         max_tokens: Keep the first so many tokens of every prompt.

@@ -22,7 +22,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "massive_activation",
         "sink_tokens",
         "active_dormant:heads=0",
-    ),  # fmt: skip
+    ),
     "rhythm": ("waad", "future_influence", "local_global", "rhythm"),
     "anchors": ("received", "thought_anchors"),
     "entropy": (
@@ -66,8 +66,12 @@ SUITES: Mapping[str, tuple[str, ...]] = {
         "context_gain",
         "jacobian_range",
         "choice_mass",
-        "source_share", "row_similarity", "stability", "static_share", "topk_overlap",
-    ),  # fmt: skip
+        "source_share",
+        "row_similarity",
+        "stability",
+        "static_share",
+        "topk_overlap",
+    ),
 }
 
 

@@ -44,7 +44,9 @@ _Chunk = Annotated[
 _Keep = Annotated[
     str | None,
     typer.Option(
-        "--keep", metavar="map|qk", help="Also save pooled maps (with --out), or queries and keys; or none."
+        "--keep",
+        metavar="map|qk",
+        help="Also save pooled maps (with --out), or those and queries and keys; or none.",
     ),
 ]
 _Baseline = Annotated[

@@ -53,8 +53,7 @@ class Rhythm:
 
     info: ClassVar[MetricInfo] = MetricInfo(
         name="rhythm",
-        summary="Mean attended distance of a head over response tokens, in tokens, 0 or more; near and far heads give "
-        "each token a credit.",
+        summary="Mean attended distance of a head over response tokens, 0 or more; near and far heads credit tokens.",
         unit="tokens",
         better="high",
         paper="Li et al. 2025",

@@ -1,7 +1,5 @@
 """A claim of a paper: what is listed about it, and how it is measured."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -49,7 +47,7 @@ class Claim:
 
     claimed: str
     data: str
-    measure: Callable[[Work], Finding]
+    measure: Callable[["Work"], "Finding"]
     how: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -47,7 +47,7 @@ def _recall_table(found: Masked) -> Table:
 
 def _loss_table(found: Masked) -> Table:
     base = found.ordinary.base
-    rows = [("none", NONE, str(mean(base, digits=3)), NONE)]
+    rows: list[tuple[str, ...]] = [("none", NONE, str(mean(base, digits=3)), NONE)]
     for kind, runs in zip(found.kinds, found.ordinary.edited, strict=True):
         for part in (runs[:1], runs[1:]):
             rows.append(_line(kind.name, part, _told(part, digits=3), _told(part - base, digits=3)))
@@ -61,7 +61,9 @@ def _loss_table(found: Masked) -> Table:
 
 def _choice_table(found: Masked) -> Table:
     told = found.continued
-    rows = [("none", NONE, str(mean(told.right)), str(mean(told.loss, digits=3)), NONE)]
+    rows: list[tuple[str, ...]] = [
+        ("none", NONE, str(mean(told.right)), str(mean(told.loss, digits=3)), NONE)
+    ]
     for kind, (loss, right) in zip(found.kinds, told.kinds, strict=True):
         for runs in (slice(1), slice(1, None)):
             some, rise = loss[runs], loss[runs] - told.loss

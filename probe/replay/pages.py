@@ -44,13 +44,27 @@ def _of_model(one: Stored) -> list[str]:
 
 
 def index(claims: Mapping[str, Listed], results: Mapping[str, Sequence[Stored]]) -> str:
-    """The page that lists every claim that was measured, one line per model."""
+    """The page that lists every claim that was measured, one line per model, and which are still to be."""
     rows = []
     for name, listed in claims.items():
         for number, one in enumerate(results.get(name, ())):
             title = f"[{listed.title}]({name}.md)" if number == 0 else ""
             rows.append((title, f"`{one.model}`", one.finding.verdict, one.finding.brief))
-    return "\n".join([HEAD, *_table(("claim", "model", "verdict", "numbers"), rows), ""])
+    lines = [HEAD, *_table(("claim", "model", "verdict", "numbers"), rows), ""]
+    if missing := _missing(claims, results):
+        lines += [f"Not replayed yet: {', '.join(missing)}.", ""]
+    return "\n".join(lines)
+
+
+def _missing(claims: Mapping[str, Listed], results: Mapping[str, Sequence[Stored]]) -> list[str]:
+    """Claims, with the models that they are listed for and have no result on."""
+    found = []
+    for name, listed in claims.items():
+        known = {one.model for one in results.get(name, ())}
+        models = [model for model in listed.models if model not in known]
+        if models:
+            found.append(f"`{name}` ({', '.join(models)})")
+    return found
 
 
 def write_pages(claims: Claims, folder: Path, names: Sequence[str] | None = None) -> list[Path]:

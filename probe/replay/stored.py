@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import ReportError
+from probe.replay.claim import BOTH
 from probe.replay.files import RESULTS, replaced, result_path
 from probe.replay.finding import Finding
 from probe.replay.machine import machine
@@ -59,6 +60,8 @@ class Stored:
 
 
 def stored_in(folder: Path, claim: str) -> list[Stored]:
-    """The stored results of a claim: SmolLM2's first, then by name."""
+    """The stored results of a claim: in the order of the models that claims are listed for, then by name."""
     found = [Stored.read(path) for path in (folder / RESULTS / claim).glob("*.json")]
-    return sorted(found, key=lambda one: (one.model != "smollm2-135m", one.model))
+    return sorted(
+        found, key=lambda one: (BOTH.index(one.model) if one.model in BOTH else len(BOTH), one.model)
+    )

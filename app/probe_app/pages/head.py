@@ -100,6 +100,11 @@ class Head(Page):
         def _all(search: str | None, *touched: Any) -> tuple[Any, ...]:
             return self._view(_touched(read(search), dash.ctx.triggered_id, touched))
 
+        self._apart(app)
+
+    def _apart(self, app: dash.Dash) -> None:
+        """What answers by itself: the map over an image, and a drag over the map."""
+
         @app.callback(
             Output("head-patches", "hidden"),
             Output({"mark": "tile", "name": "patches"}, "figure"),

@@ -35,8 +35,33 @@ class Intervene(Page):
 
     def layout(self, fields: Mapping[str, str]) -> Any:
         """Presets, heads, intervention, text; below, what came of it."""
+        return dmc.Stack(
+            [
+                dmc.Grid(
+                    [
+                        dmc.GridCol(
+                            [dmc.Title("The edit", order=2, size="h4"), self._form()],
+                            span={"base": 12, "md": 5},
+                        ),
+                        dmc.GridCol(
+                            [
+                                dmc.Title("What it did", order=2, size="h4"),
+                                html.Div(id="edit-job"),
+                                html.Div(id="edit-shown"),
+                            ],
+                            span={"base": 12, "md": 7},
+                        ),
+                    ]
+                ),
+                dcc.Interval(id="edit-clock", interval=1000),
+                dcc.Store(id="edit-done"),
+            ]
+        )
+
+    def _form(self) -> object:
+        """What is asked of an edit."""
         presets = [{"value": name, "label": one.title} for name, one in PRESETS.items()]
-        form = dmc.Stack(
+        return dmc.Stack(
             [
                 dmc.Select(id="edit-preset", label="Start from", data=presets, clearable=True,
                            description="Published interventions, with their heads still to choose."),
@@ -69,27 +94,6 @@ class Intervene(Page):
                 html.Div(id="edit-said"),
             ]
         )  # fmt: skip
-        return dmc.Stack(
-            [
-                dmc.Grid(
-                    [
-                        dmc.GridCol(
-                            [dmc.Title("The edit", order=2, size="h4"), form], span={"base": 12, "md": 5}
-                        ),
-                        dmc.GridCol(
-                            [
-                                dmc.Title("What it did", order=2, size="h4"),
-                                html.Div(id="edit-job"),
-                                html.Div(id="edit-shown"),
-                            ],
-                            span={"base": 12, "md": 7},
-                        ),
-                    ]
-                ),
-                dcc.Interval(id="edit-clock", interval=1000),
-                dcc.Store(id="edit-done"),
-            ]
-        )
 
     def connect(self, app: dash.Dash) -> None:
         """Fill the form, start, follow, show."""
@@ -117,6 +121,11 @@ class Intervene(Page):
                 return write({"run": name}), None
             except UsageError as error:
                 return dash.no_update, dmc.Alert(str(error), color="red", id="edit-refused")
+
+        self._following(app)
+
+    def _following(self, app: dash.Dash) -> None:
+        """How far the edit of the address is, and what it gave."""
 
         @app.callback(
             Output("edit-job", "children"),

@@ -92,15 +92,6 @@ class Overview(Page):
                 return problem(error)
 
         @app.callback(
-            Output("address", "href", allow_duplicate=True),
-            Input({"mark": MARK, "name": "taxonomy"}, "clickData"),
-            State("address", "search"),
-            prevent_initial_call=True,
-        )
-        def _from_taxonomy(click: Any, search: str | None) -> Any:
-            return _page_of(search, click["points"][0].get("customdata") if click else None)
-
-        @app.callback(
             Output("overview-address", "search"),
             Output("overview-report", "data"),
             Output("overview-report", "value"),
@@ -122,6 +113,20 @@ class Overview(Page):
             elif dash.ctx.triggered_id == "overview-metrics" and metrics:
                 fields["metrics"] = JOINED.join(metrics)
             return self._view(fields)
+
+        self._opening(app)
+
+    def _opening(self, app: dash.Dash) -> None:
+        """A head that is clicked, on a map, in the table or among its kind, is opened; the table is copied."""
+
+        @app.callback(
+            Output("address", "href", allow_duplicate=True),
+            Input({"mark": MARK, "name": "taxonomy"}, "clickData"),
+            State("address", "search"),
+            prevent_initial_call=True,
+        )
+        def _from_taxonomy(click: Any, search: str | None) -> Any:
+            return _page_of(search, click["points"][0].get("customdata") if click else None)
 
         @app.callback(
             Output("address", "href", allow_duplicate=True),

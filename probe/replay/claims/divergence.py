@@ -108,8 +108,8 @@ CLAIM = Claim(
     claimed="heads whose output diverges most when the evidence is taken out of the prompt are those that tie the "
     "answer to the evidence (Vision-aware Head Divergence, for images; no number of the paper is of a text).",
     data="`datasets/counterfactual.jsonl`: a document that says otherwise than the world, then the sentence to "
-    "complete. Heads are chosen on every other prompt (the train part); the others are held out. Items whose two answers "
-    "begin with the same token are left out.",
+    "complete. Heads are chosen on every other prompt (the train part); the others are held out. Items whose two "
+    "answers begin with the same token are left out.",
     measure=measure,
     how=(
         f"Diverging: the {TOP} heads with the highest `head_divergence:span=document` (last token, gap closed, "

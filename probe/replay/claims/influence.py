@@ -94,8 +94,8 @@ CLAIM = Claim(
     "text that reasons: models pre-trained on the fifth with most of it gain 1.4 to 3.5 points on MMLU-Pro, GSM8K "
     "and AGIEval.",
     data=f"{EACH} worked problems filled from the seed, {EACH} code files of `datasets/domains.jsonl` and {EACH} "
-    f"stretches of the shipped story, at most {WIDTH} tokens each; none was used to find heads, which are found on "
-    "JSON lookups.",
+    f"stretches of the shipped story, at most {WIDTH} tokens each, all held out: heads are found on "
+    "JSON lookups alone.",
     measure=measure,
     how=(
         f"Heads: the top {SHARE:.0%} by `json_retrieval`, the paper's task, at most half of a layer. Masked: their "

@@ -49,12 +49,7 @@ def measure(work: Work) -> Finding:
                 Estimate(float(np.mean(others)), min(others), max(others), "range"),
             ),
             *(
-                Row(
-                    f"mean score of the top {TOP} of {SHORT} tokens, at {length} tokens",
-                    mean(one, part.found_needles),
-                    NONE,
-                    spread(other),
-                )
+                _score(length, mean(one, part.found_needles), spread(other))
                 for length, one, other, part in zip((SHORT, LONG), kept, drawn, (short, long), strict=True)
             ),
             Row(f"of the top {TOP}, also the top {TOP} at {LONG} tokens", Estimate(common, digits=0)),
@@ -70,6 +65,10 @@ def measure(work: Work) -> Finding:
         but="" if holds or not stays else f" by the rank correlation over all heads; the top {TOP} stay",
         heads=tuple(f"L{at // early.shape[1]}.H{at % early.shape[1]}" for at in best),
     )
+
+
+def _score(length: int, ours: Estimate, others: Estimate) -> Row:
+    return Row(f"mean score of the top {TOP} of {SHORT} tokens, at {length} tokens", ours, NONE, others)
 
 
 def _mean_of(tests: np.ndarray, heads: np.ndarray) -> np.ndarray:

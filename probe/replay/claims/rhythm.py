@@ -25,17 +25,7 @@ def measure(work: Work) -> Finding:
     random = Estimate(float(np.mean(gaps)), min(gaps), max(gaps), "range")
     held = bool(_p(own) < 0.05 and (gap.low or 0) > 0)
     specific = (gap.low or 0) > max(gaps)
-    lines = []
-    for number, quantile in enumerate(QUANTILES):
-        for near in (1, 2, 3):
-            rows = _rows([by_pair[0][number] for by_pair in kept], work.seed, near)
-            told_of = (
-                f"{rows[:, 0].sum():.0f}",
-                str(statistic(rows, _share)),
-                str(_shifted(rows)),
-                f"{_p(rows):.3f}",
-            )
-            lines.append((f"{quantile:g}", f"{near}", *told_of))
+    lines = _other_choices(kept, work.seed)
     return Finding(
         holds=held,
         brief=f"{_share(own):.0%} of {own[:, 0].sum():.0f} FAI peaks at a WAAD peak or at most {NEAR} tokens "
@@ -75,6 +65,17 @@ def measure(work: Work) -> Finding:
             + ("belongs to these groups." if specific else "is not more than that of any heads."),
         ),
     )
+
+
+def _other_choices(kept: Sequence[Sequence[Sequence[Peaks]]], seed: int) -> list[tuple[str, ...]]:
+    """Lines of the table: the same share for other quantiles and distances."""
+    lines: list[tuple[str, ...]] = []
+    for number, quantile in enumerate(QUANTILES):
+        for near in (1, 2, 3):
+            rows = _rows([by_pair[0][number] for by_pair in kept], seed, near)
+            told_of = (str(statistic(rows, _share)), str(_shifted(rows)), f"{_p(rows):.3f}")
+            lines.append((f"{quantile:g}", f"{near}", f"{rows[:, 0].sum():.0f}", *told_of))
+    return lines
 
 
 def _rows(found: Sequence[Peaks], seed: int, near: int = NEAR) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_equals_the_formulas_on_whole_patterns(make, span, sink) -> None:
 
 
 def test_planted_heads_have_their_exact_signals() -> None:
-    """A head that looks one back is the local one and has WAAD 1; heads that attend evenly are global: FAI = mean 1/t."""
+    """A head that looks one back is local and has WAAD 1; heads that attend evenly are global: FAI = mean 1/t."""
     words = [f"w{number}" for number in range(40)]
     loaded = copier(words)
     prompt = Prompt.of(" ".join(words), loaded.tokenizer)

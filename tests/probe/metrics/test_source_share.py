@@ -91,4 +91,6 @@ def test_what_cannot_be_said_is_said() -> None:
     model = llama()
     with probe.observe(model, metrics=["source_share"]) as run, torch.no_grad():
         model(torch.tensor([[5, 6, 7]]))
-    assert any("spans of these sequences are not known" in note for note in run.report().answer("source_share").notes)
+    assert any(
+        "spans of these sequences are not known" in note for note in run.report().answer("source_share").notes
+    )

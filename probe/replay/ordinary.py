@@ -16,6 +16,10 @@ from probe.replay.work import Work
 
 WIDTH, EACH = 512, 4  # tokens of a passage, and passages of each text
 FROM = 0.8  # of the haystack: no needle test reads so far
+SOURCE = (
+    f"{EACH} passages of the shipped story (modern prose) and {EACH} of the last fifth of the haystack (King James "
+    "Bible), which no needle test reads"
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,6 @@ class Losses:
     base: np.ndarray
     edited: tuple[np.ndarray, ...]
     width: int
-    source: str
 
 
 def losses(work: Work, runs: Sequence[Sequence[Any]], block: int) -> Losses:
@@ -43,8 +46,6 @@ def losses(work: Work, runs: Sequence[Sequence[Any]], block: int) -> Losses:
         found[0],
         tuple(found[start:stop] for start, stop in pairwise(cuts)),
         WIDTH,
-        f"{EACH} passages of the shipped story (modern prose) and {EACH} of the last fifth of the haystack (King James "
-        "Bible), which no needle test reads",
     )
 
 

@@ -8,7 +8,7 @@ CLAIMS = Claims(
     {
         # What heads retrieve
         "masking": Listed(
-            "probe.replay.claims.masking:CLAIM", "Masking retrieval heads loses the needle", _WU, 5
+            "probe.replay.claims.masking:CLAIM", "Masking retrieval heads loses the needle", _WU, 15
         ),
         "sparse_heads": Listed("probe.replay.claims.sparse_heads:CLAIM", "Few heads retrieve", _WU, 2),
         "universal_heads": Listed(
@@ -49,13 +49,13 @@ CLAIMS = Claims(
             "probe.replay.claims.document:CLAIM",
             "Reinforcing heads that read the document makes answers follow it",
             "He et al. 2025 (arXiv:2412.13949)",
-            4,
+            6,
         ),
         "sentence": Listed(
             "probe.replay.claims.sentence:CLAIM",
             "Knocking out the answer's sentence removes the answer",
             "Geva et al. 2023 (arXiv:2304.14767)",
-            3,
+            6,
         ),
         # What training makes
         "induction_heads": Listed(

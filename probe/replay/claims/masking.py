@@ -14,7 +14,7 @@ from probe.replay.heads import Controls, highest, layer_of
 from probe.replay.masked import PAPER, SEEDS, TOP, Continued, Kind, Masked, Recalled, finding
 from probe.replay.masked_tables import tables
 from probe.replay.needles import DETECTED_WITH, LENGTHS, SMALL, held_out
-from probe.replay.ordinary import losses
+from probe.replay.ordinary import SOURCE, losses
 from probe.replay.reading import Reading
 from probe.replay.work import Work
 
@@ -40,8 +40,7 @@ def measure(work: Work) -> Finding:
     edited = [(one, kind.rows) for one, kind in zip(runs, kinds, strict=True)]
     continued = Continued.of(*chosen(work, edited, block), len(kinds))
     found = Masked(tuple(prompts), kinds, base, recalled, ordinary, continued)
-    how = (*_how(top, controls, scores), f"Ordinary text: {ordinary.source}.")
-    return finding(found, tables(found), how, tuple(top))
+    return finding(found, tables(found), _how(top, controls, scores), tuple(top))
 
 
 def _by_run(loaded: LoadedModel, prompt: Prompt, kinds: Sequence[Kind], block: int) -> list[list[float]]:
@@ -91,8 +90,8 @@ CLAIM = Claim(
         "cached keys, in decode steps alone, of which the last prompt token is the first. Where a layer has a "
         "sliding window, every key is kept in the cache here, so that uniform is over all of them.",
         "The response is greedy; the answer loss gives the model the true tokens before each.",
-        "Ordinary text: each passage is one token of prefill, the rest decode, so that both maskings act on every "
-        "predicted token but one.",
+        f"Ordinary text: {SOURCE}. Each passage is one token of prefill, the rest decode, so that both maskings act on "
+        "every predicted token but one.",
         f"Continuations (as HellaSwag has them, but made of shipped text, since its own is not shipped): {2 * EACH} "
         f"contexts of {CONTEXT} tokens, half of the story and half of the haystack's last fifth, the {WIDTH} tokens "
         f"that follow, and those that follow {OTHERS} other contexts of the same text. Chosen is the lowest loss.",

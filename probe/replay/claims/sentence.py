@@ -32,7 +32,7 @@ class Recalls:
 
 def measure(work: Work) -> Finding:
     """Recall with the needle hidden from all later tokens, with other stretches hidden, and without a needle."""
-    count, lengths = (2, SMALL) if work.small else (NEEDLES, LENGTHS)
+    count, lengths = (1, SMALL) if work.small else (NEEDLES, LENGTHS)
     prompts = held_out(work.model, count, work.seed, lengths)
     rows = [work.keep(str(prompt.id), _by_run, work.model, prompt, work.seed) for prompt in prompts]
     values = np.asarray(rows, np.float64).T

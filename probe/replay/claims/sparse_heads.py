@@ -118,7 +118,8 @@ CLAIM = Claim(
         "Score and gate are those of `probe analyze --metric retrieval`; intervals are over tests that count. The "
         "paper has about 600 tests per model: with fewer, heads that copy seldom count as exactly 0 more often.",
         "A resample holds fewer different tests, so that the intervals of the shares at 0, in between and in every "
-        "test lean to one side; tests share four needles, too few to draw, so that all intervals are rather too narrow.",
+        "test lean to one side; tests share four needles, too few to draw, so that all intervals are rather too "
+        "narrow.",
         "The control of the last row draws as many heads of the whole model, 20 times.",
         f"The claim holds where at most {FEW:.0%} of the heads reach {RETRIEVAL_HEAD} and fewer than {ACTIVE:.0%} are "
         "active in more than half of the tests: the paper's own bounds.",

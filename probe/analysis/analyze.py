@@ -144,7 +144,8 @@ def _experiment(experiment: Experiment, plan: Plan, outcome: Outcome) -> None:
             if plan.shipped
             else tuple(item.prompt for item in plan.inputs.items if item.prompt is not None)
         )
-        outcome.answers += experiment.run(Ask(loaded, own, options.seed, options.progress))
+        asked = Ask(loaded, own, options.seed, options.progress, options.max_tokens)
+        outcome.answers += experiment.run(asked)
         if tally.tokens:
             found = Found(session.mode, session.unseen_layers, session.fallback_layers, session.notes)
             outcome.found.merge(found)

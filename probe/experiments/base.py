@@ -24,6 +24,7 @@ class Ask:
     prompts: tuple[Prompt, ...] = ()
     seed: int = 0
     progress: Progress | None = None
+    max_tokens: int | None = None  # of the shipped text; prompts of the user's are cut already
 
     def tell(self, done: int, total: int, what: str) -> None:
         """Tell whoever asked how far the experiment is."""
@@ -31,14 +32,14 @@ class Ask:
             self.progress(done, total, what)
 
     def texts(self, most: int = 1024) -> tuple[Prompt, ...]:
-        """The user's prompts, or the shipped text cut to `most` tokens (or to the model's positions)."""
+        """The user's prompts, or the shipped text cut to `most` tokens, to those asked, or to the model's positions."""
         if self.prompts:
             return self.prompts
         if self.model.tokenizer is None:
             raise InputError(
                 f"the shipped text was asked; {self.model.name} has no tokenizer: give prompts of token ids"
             )
-        room = min(most, self.model.max_positions or most)
+        room = min(most, self.max_tokens or most, self.model.max_positions or most)
         return (Prompt.of(default_text(), self.model.tokenizer, id="text").truncate(room),)
 
 

@@ -343,9 +343,9 @@ def test_experiments_run_under_the_interventions_of_the_call():
         info = MetricInfo("looks", "Nothing.", "nats", "high", "", "")
         spec = "looks"
 
-        def run(self, model, *, seed=0, progress=None):
+        def run(self, ask):
             with torch.no_grad():
-                seen.append(model.model(ids).logits)
+                seen.append(ask.model.model(ids).logits)
             return []
 
     with torch.no_grad():
@@ -362,3 +362,20 @@ def test_ready_made_ids_make_few_logits():
     model.lm_head.register_forward_hook(lambda _m, _a, out: shapes.append(out.shape[1]))
     probe.analyze(model, {"input_ids": torch.arange(300)[None] % 20 + 1}, metrics=["entropy"])
     assert max(shapes) <= 64
+
+
+def test_experiments_read_no_more_of_the_shipped_text_than_was_asked():
+    """`max_tokens` holds for them as for metrics."""
+    lengths = []
+
+    class Reads:
+        info = MetricInfo("reads", "Nothing.", "nats", "high", "", "")
+        spec = "reads"
+
+        def run(self, ask):
+            lengths.extend(len(prompt) for prompt in ask.texts(100))
+            return []
+
+    probe.analyze((llama(), letters()), metrics=["entropy", Reads()], max_tokens=30)
+    probe.analyze((llama(), letters()), "abcabc", metrics=["entropy", Reads()])
+    assert lengths == [30, 6]

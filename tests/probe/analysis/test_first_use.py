@@ -61,11 +61,11 @@ def test_an_experiment_alone_says_what_it_ran():
         info = MetricInfo("looks", "Nothing.", "nats", "high", "", "")
         spec = "looks"
 
-        def run(self, model, *, seed=0, progress=None):
+        def run(self, ask):
             """Run two prompts."""
             with torch.no_grad():
-                model.model(IDS)
-                model.model(IDS)
+                ask.model.model(IDS)
+                ask.model.model(IDS)
             return []
 
     provenance = probe.analyze(llama(), {"input_ids": IDS}, metrics=[Looks()]).provenance

@@ -14,12 +14,15 @@ from probe.errors import UsageError
 GROUP = "probe.commands"
 
 
-def registered() -> dict[str, metadata.EntryPoint]:
-    """Entry points of ``probe.commands`` by name; reading them imports nothing."""
+def registered() -> dict[str, Any]:
+    """Entry points of ``probe.commands`` by name; reading them imports nothing.
+
+    They are `importlib.metadata.EntryPoint`, or the backport's, which takes its place once anything has imported it.
+    """
     return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
 
 
-def load(entry: metadata.EntryPoint) -> Any:
+def load(entry: Any) -> Any:
     """Import an extension's command; raises `UsageError` that names what is not installed."""
     try:
         found = entry.load()

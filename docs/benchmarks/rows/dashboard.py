@@ -116,9 +116,11 @@ def _zoom(shown: str) -> Callable[[Page, str], Callable[[], object]]:
         def act() -> None:
             page.keyboard.press("Enter")
             page.wait_for_function(
-                f"() => [...document.querySelectorAll('.js-plotly-plot')].some(p => p.data && p.data[0].y"
-                f" && String(p.data[0].y[0] ?? '') === '{first}' && document.querySelector('#head-queries').value"
-                f" === '{shown}')"
+                "([first, shown]) => [...document.querySelectorAll('.js-plotly-plot')].some(p =>"
+                " p.data && p.data[0] && p.calcdata && p.calcdata[0][0].y &&"
+                " Math.abs(p.calcdata[0][0].y[0] - first) <= 32)"
+                " && document.querySelector('#head-queries').value === shown",
+                arg=[int(first), shown],
             )
 
         return act

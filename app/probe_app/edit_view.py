@@ -62,5 +62,5 @@ def _text(name: str, run: Mapping[str, Any] | None) -> object:
 def _token(text: str, prob: float) -> html.Span:
     shown = text.replace("\n", "⏎\n") or "∅"
     return html.Span(
-        shown, className="token written", title=f"probability {prob:.3f}", **{"data-value": f"{prob:.4f}"}
+        shown, className="token written", title=f"probability {prob:.3f}", style={"--shade": f"{prob:.3f}"}
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, dcc, html
+from dash import ClientsideFunction, Input, Output, State, dcc, html
 
 from probe_app.pages.page import Page
 
@@ -20,8 +20,7 @@ def layout(pages: Sequence[Page], address: str, page: str) -> object:
     return dmc.MantineProvider(
         [
             dcc.Location(id=address, refresh="callback-nav"),
-            dcc.Store(id="where"),
-            dcc.Store(id="scheme", storage_type="local"),
+            dcc.Store(id="born"),
             dmc.AppShell(
                 [
                     dmc.AppShellHeader(_header()),
@@ -66,8 +65,8 @@ def _header() -> object:
 
 def connect(app: dash.Dash) -> None:
     """The menu on narrow screens, and figures that follow the colours of the page."""
-
-    @app.callback(
+    app.clientside_callback(
+        ClientsideFunction("probe", "menu"),
         Output("shell", "navbar"),
         Output("burger", "opened"),
         Input("burger", "opened"),
@@ -75,6 +74,6 @@ def connect(app: dash.Dash) -> None:
         State("shell", "navbar"),
         prevent_initial_call=True,
     )
-    def _menu(opened: bool | None, _path: str, navbar: dict[str, object]) -> tuple[dict[str, object], bool]:
-        shown = bool(opened) and dash.ctx.triggered_id == "burger"
-        return {**navbar, "collapsed": {"mobile": not shown}}, shown
+    app.clientside_callback(
+        ClientsideFunction("probe", "settle"), Output("born", "modified_timestamp"), Input("born", "data")
+    )

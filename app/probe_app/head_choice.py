@@ -1,7 +1,6 @@
 """Which head is meant, and how it stands among the heads of its model."""
 
 import math
-from typing import Any
 
 import dash_mantine_components as dmc
 from dash import dcc
@@ -11,6 +10,7 @@ from probe.report import Report
 from probe.report.answer import Answer
 from probe.report.ranking import cells, head_axis, head_name
 from probe.terms import HeadId
+from probe_app.address import write
 from probe_app.said import shown
 
 
@@ -49,8 +49,8 @@ def parse_head(asked: str | None, report: Report) -> HeadId:
     return head
 
 
-def standing(report: Report, head: HeadId) -> object:
-    """A table: the head's value and rank for every metric."""
+def standing(report: Report, head: HeadId, name: str) -> object:
+    """A table: the head's value and rank for every metric; `name` is the report's, for the way back to all heads."""
     rows = []
     for key, answer in zip(report.keys(), report.answers, strict=True):
         found = _rank(answer, head)
@@ -69,7 +69,7 @@ def standing(report: Report, head: HeadId) -> object:
                 withTableBorder=True,
                 className="standing",
             ),
-            dcc.Link("All heads", href="/"),
+            dcc.Link("All heads", href="/" + write({"report": name})),
         ],
         gap="xs",
     )
@@ -88,9 +88,3 @@ def _rank(answer: Answer, head: HeadId) -> tuple[float, int, int] | None:
         return math.nan, 0, len(finite)
     ahead = sum(value > mine if answer.better == "high" else value < mine for value in finite)
     return mine, ahead + 1, len(finite)
-
-
-def find_extra(report: Report, name: str) -> list[tuple[str, Any]]:
-    """Every further array of that name, with the key of the answer that holds it."""
-    both = zip(report.keys(), report.answers, strict=True)
-    return [(key, answer.extra[name]) for key, answer in both if name in answer.extra]

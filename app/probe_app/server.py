@@ -5,7 +5,7 @@ from pathlib import Path
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, dcc, html
+from dash import Input, Output, State, dcc
 from flask_compress import Compress
 
 from probe.storage import home
@@ -55,7 +55,7 @@ def create_app(folders: Sequence[Path], host: str | None = None, models: Sequenc
 def _show(app: dash.Dash, pages: dict[str, Page]) -> None:
     @app.callback(
         Output(PAGE, "children"),
-        Output("where", "data"),
+        Output("born", "data"),
         Input(ADDRESS, "pathname"),
         State(ADDRESS, "search"),
     )
@@ -63,7 +63,8 @@ def _show(app: dash.Dash, pages: dict[str, Page]) -> None:
         page = pages.get((path or "/").rstrip("/") or "/")
         if page is None:
             return _missing(), ""
-        return [here(page, search), page.layout(read(search))], page.path
+        content, full = page.layout(read(search))
+        return [here(page, search), content], full
 
 
 def _missing() -> object:
@@ -73,8 +74,3 @@ def _missing() -> object:
         color="yellow",
         id="missing",
     )
-
-
-def empty(text: str, *more: object) -> html.Div:
-    """What a page shows where it has nothing: a sentence, and what to do."""
-    return html.Div([dmc.Text(text, c="dimmed"), *more], className="empty")

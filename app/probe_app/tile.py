@@ -1,8 +1,5 @@
 """The part of a head's pattern that is looked at: from kept queries and keys, or from pooled maps."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
@@ -22,10 +19,13 @@ class KeptView:
 
     def __init__(self, kept: KeptRun, head: HeadId, prompt: int) -> None:
         self.kept, self.head, self.prompt = kept, head, prompt
+        self._layer: KeptLayer | None = None
 
     def layer(self) -> KeptLayer:
         """Queries and keys of its layer; raises `ReportError` where they were not kept."""
-        return self.kept.layer(self.head.layer, tower=self.head.tower, prompt=self.prompt)
+        if self._layer is None:
+            self._layer = self.kept.layer(self.head.layer, tower=self.head.tower, prompt=self.prompt)
+        return self._layer
 
     def tile(
         self, queries: str | None, keys: str | None
@@ -70,14 +70,21 @@ class KeptView:
         """The pattern among the tokens ``[first, stop)``, ``[query, key]``; None where it was not kept."""
         if not self.kept.has_qk:
             return None
+        return self.pattern(first, stop, stop, first)
+
+    def pattern(self, first: int, stop: int, keys_stop: int, keys_first: int = 0) -> np.ndarray:
+        """The rows of the tokens ``[first, stop)`` over the keys ``[keys_first, keys_stop)``; 0 where none was kept.
+
+        Raises:
+            ReportError: queries and keys of this layer were not kept.
+        """
         layer = self.layer()
+        out = np.zeros((stop - first, keys_stop - keys_first), dtype=np.float32)
         at = np.flatnonzero((layer.query_tokens >= first) & (layer.query_tokens < stop))
-        among = np.flatnonzero((layer.key_tokens >= first) & (layer.key_tokens < stop))
-        if not len(at) or not len(among):
-            return None
-        out = np.zeros((stop - first, stop - first), dtype=np.float32)
-        values = layer.rows(self.head.head, at, slice(int(among[0]), int(among[-1]) + 1))
-        out[np.ix_(layer.query_tokens[at] - first, layer.key_tokens[among] - first)] = values
+        among = np.flatnonzero((layer.key_tokens >= keys_first) & (layer.key_tokens < keys_stop))
+        if len(at) and len(among):
+            values = layer.rows(self.head.head, at, slice(int(among[0]), int(among[-1]) + 1))
+            out[np.ix_(layer.query_tokens[at] - first, layer.key_tokens[among] - keys_first)] = values
         return out
 
     def entropies(self, first: int, stop: int) -> np.ndarray | None:
@@ -91,22 +98,6 @@ class KeptView:
         p = np.minimum(layer.rows(self.head.head, at).astype(np.float64), 1.0)
         out[layer.query_tokens[at] - first] = -(p * np.log(np.where(p > 0, p, 1.0))).sum(-1)
         return out
-
-
-def zoomed(zoom: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """The ranges that a drag or a double-click asks for, as fields of an address; None where it asks for none."""
-    if not zoom:
-        return None
-    if zoom.get("xaxis.autorange") or zoom.get("yaxis.autorange"):
-        return {"q": "", "k": ""}
-    asked = {}
-    for axis, field in (("yaxis", "q"), ("xaxis", "k")):
-        low, high = zoom.get(f"{axis}.range[0]"), zoom.get(f"{axis}.range[1]")
-        if isinstance(low, int | float) and isinstance(high, int | float):
-            start, stop = sorted((float(low), float(high)))
-            # Cells are centred on the first token of their block.
-            asked[field] = f"{max(0, round(start))}-{max(1, round(stop) + 1)}"
-    return asked or None
 
 
 def _size(length: int) -> int:

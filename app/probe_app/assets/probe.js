@@ -1,104 +1,171 @@
-// What happens in the browser alone: shading tokens while one is hovered or focused, and saving pictures.
+// What happens in the browser alone: opening heads, zooming, setting and shading tokens, and saving pictures.
 window.dash_clientside = window.dash_clientside || {};
-window.dash_clientside.probe = {
-  // Save a figure as a picture where a menu entry asks for one.
-  picture: function (clicks, figure) {
-    const asked = window.dash_clientside.callback_context.triggered_id;
-    if (!asked || !clicks.some((n) => n) || !["png", "svg"].includes(asked.as)) {
-      return window.dash_clientside.no_update;
-    }
-    const title = ((figure.layout || {}).title || {}).text || "figure";
-    const filename = title.replace(/[^A-Za-z0-9._]+/g, "-").slice(0, 80) || "figure";
-    Plotly.downloadImage(
-      { data: figure.data, layout: figure.layout },
-      { format: asked.as, filename: filename, width: 1100, height: 800 }
-    );
-    return window.dash_clientside.no_update;
-  },
-};
 
 (function () {
-  const cache = new WeakMap();
+  const none = () => window.dash_clientside.no_update;
 
-  function rowsOf(box) {
-    if (!box.dataset.rows) return null;
-    const known = cache.get(box);
-    if (known && known.text === box.dataset.rows) return known.bytes;
-    const bytes = Uint8Array.from(atob(box.dataset.rows), (c) => c.charCodeAt(0));
-    cache.set(box, { text: box.dataset.rows, bytes: bytes });
-    return bytes;
+  // The address of this page with fields changed; empty ones are left out.
+  function search(changes) {
+    const fields = new URLSearchParams(location.search);
+    for (const [name, value] of Object.entries(changes)) {
+      if (value) fields.set(name, value);
+      else fields.delete(name);
+    }
+    return fields.size ? "?" + fields.toString() : "";
   }
 
-  function shade(token, part) {
-    token.style.setProperty("--shade", Number.isFinite(part) ? part.toFixed(3) : "0");
+  // The page of a head; key/value heads, experts and layers have none.
+  function pageOf(head) {
+    if (typeof head !== "string" || !head.includes(".H")) return none();
+    const fields = new URLSearchParams();
+    const report = new URLSearchParams(location.search).get("report");
+    if (report) fields.set("report", report);
+    fields.set("head", head);
+    return "/head?" + fields.toString();
   }
 
-  // The shades that the server chose: each value between its low and its high; probabilities where it says neither.
+  function points(clicks) {
+    return [clicks].flat().filter(Boolean).map((click) => click.points[0].customdata);
+  }
+
+  window.dash_clientside.probe = {
+    openFromMap: function (clicks) {
+      const asked = window.dash_clientside.callback_context.triggered_id;
+      const found = points(clicks);
+      return asked && found.length ? pageOf(found[0]) : none();
+    },
+
+    openFromTable: function (cell) {
+      return cell ? pageOf(cell.rowId) : none();
+    },
+
+    // The menu on narrow screens: the button opens and closes it, and another page closes it.
+    menu: function (opened, path, navbar) {
+      const shown = Boolean(opened) && window.dash_clientside.callback_context.triggered_id === "burger";
+      return [{ ...navbar, collapsed: { mobile: !shown } }, shown];
+    },
+
+    // A page that was opened without saying of what says so once it is there; nothing is added to the history.
+    settle: function (address) {
+      if (address && address !== location.search) {
+        history.replaceState(history.state, "", location.pathname + address + location.hash);
+        window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+      }
+      return none();
+    },
+
+    // The ranges that a drag or a double-click over the map asks for; a figure also reports its first size.
+    zoom: function (moved) {
+      if (!moved) return none();
+      if (moved["xaxis.autorange"] || moved["yaxis.autorange"]) return search({ q: "", k: "" });
+      const asked = {};
+      for (const [axis, field] of [["yaxis", "q"], ["xaxis", "k"]]) {
+        const ends = [moved[axis + ".range[0]"], moved[axis + ".range[1]"]];
+        if (!ends.every(Number.isFinite)) continue;
+        // Cells are centred on the first token of their block.
+        const start = Math.max(0, Math.round(Math.min(...ends)));
+        asked[field] = start + "-" + Math.max(1, Math.round(Math.max(...ends)) + 1);
+      }
+      return Object.keys(asked).length ? search(asked) : none();
+    },
+
+    tokens: function (words, rows, values) {
+      const box = document.getElementById("tokens");
+      if (box) draw(box, words || { first: 0, tokens: [] }, rows, values || { values: [] });
+      return none();
+    },
+
+    // Save a figure as a picture where a menu entry asks for one.
+    picture: function (clicks, figure) {
+      const asked = window.dash_clientside.callback_context.triggered_id;
+      if (!asked || !clicks.some((n) => n) || !["png", "svg"].includes(asked.as)) return none();
+      const title = ((figure.layout || {}).title || {}).text || "figure";
+      const filename = title.replace(/[^A-Za-z0-9._]+/g, "-").slice(0, 80) || "figure";
+      Plotly.downloadImage(
+        { data: figure.data, layout: figure.layout },
+        { format: asked.as, filename: filename, width: 1100, height: 800 }
+      );
+      return none();
+    },
+  };
+
+  const held = new WeakMap(); // box of tokens -> what it shows
+
+  function draw(box, words, rows, values) {
+    const before = held.get(box) || {};
+    const bytes = before.rows === rows ? before.bytes : rows && Uint8Array.from(atob(rows), (c) => c.charCodeAt(0));
+    held.set(box, { words, rows, bytes, values });
+    if (before.words !== words) box.replaceChildren(...words.tokens.map((text, i) => token(text, words.first + i)));
+    [...box.children].forEach((one, i) => {
+      const said = (values.said || [])[i];
+      const at = words.first + i;
+      one.title = said ? `token ${at}: ${said}` : `token ${at}`;
+      one.classList.toggle("chosen", values.chosen === at);
+    });
+    atRest(box);
+  }
+
+  function token(text, at) {
+    const one = document.createElement("span");
+    one.textContent = text; // as text: whatever a prompt says is no markup
+    one.className = "token";
+    one.tabIndex = 0;
+    one.role = "listitem";
+    one.dataset.at = at;
+    return one;
+  }
+
+  function shade(one, part) {
+    one.style.setProperty("--shade", Number.isFinite(part) ? part.toFixed(3) : "0");
+  }
+
+  // The shades that the server chose: each value between its low and its high.
   function atRest(box) {
-    const tokens = [...box.children];
-    const values = tokens.map((t) => (t.dataset.value === "" ? NaN : Number(t.dataset.value)));
-    const low = Number(box.dataset.low ?? 0);
-    const high = Number(box.dataset.high ?? 1);
+    const { values, low, high } = (held.get(box) || {}).values || { values: [] };
     box.classList.remove("looking");
-    tokens.forEach((t, i) => {
-      t.classList.remove("source");
-      shade(t, high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0);
+    [...box.children].forEach((one, i) => {
+      one.classList.remove("source");
+      const known = high > low && Number.isFinite(values[i]);
+      shade(one, known ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0);
     });
   }
 
   // Where one token looks: its row of the pattern.
-  function looking(box, token) {
-    const rows = rowsOf(box);
-    if (!rows) return;
-    const tokens = [...box.children];
-    const n = tokens.length;
-    const at = Number(token.dataset.at) - Number(box.dataset.first);
+  function looking(box, source) {
+    const { words, bytes } = held.get(box) || {};
+    if (!bytes) return;
+    const all = [...box.children];
+    const at = Number(source.dataset.at) - words.first;
     box.classList.add("looking");
-    tokens.forEach((t, i) => {
-      t.classList.toggle("source", i === at);
-      shade(t, rows[at * n + i] / 255);
+    all.forEach((one, i) => {
+      one.classList.toggle("source", i === at);
+      shade(one, bytes[at * all.length + i] / 255);
     });
   }
 
-  function tokenOf(event) {
-    return event.target instanceof Element ? event.target.closest(".token[data-at]") : null;
+  function choose(one) {
+    [...one.parentElement.children].forEach((other) => other.classList.toggle("chosen", other === one));
+    window.dash_clientside.set_props("token-chosen", { data: Number(one.dataset.at) });
   }
 
-  document.addEventListener("mouseover", (event) => {
-    const token = tokenOf(event);
-    if (token) looking(token.parentElement, token);
-  });
-  document.addEventListener("focusin", (event) => {
-    const token = tokenOf(event);
-    if (token) looking(token.parentElement, token);
-  });
-  for (const name of ["mouseout", "focusout"]) {
-    document.addEventListener(name, (event) => {
-      const token = tokenOf(event);
-      if (token) atRest(token.parentElement);
-    });
+  function on(kinds, act) {
+    for (const kind of kinds) {
+      document.addEventListener(kind, (event) => {
+        const one = event.target instanceof Element ? event.target.closest(".token[data-at]") : null;
+        if (one) act(one, event);
+      });
+    }
   }
-  function choose(token) {
-    window.dash_clientside.set_props("token-chosen", { data: Number(token.dataset.at) });
-  }
-  document.addEventListener("click", (event) => {
-    const token = tokenOf(event);
-    if (token) choose(token);
-  });
-  document.addEventListener("keydown", (event) => {
-    const token = tokenOf(event);
-    if (!token) return;
+
+  on(["mouseover", "focusin"], (one) => looking(one.parentElement, one));
+  on(["mouseout", "focusout"], (one) => atRest(one.parentElement));
+  on(["click"], choose);
+  on(["keydown"], (one, event) => {
     if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
-      choose(token);
+      choose(one);
     }
     const next = { ArrowRight: "nextElementSibling", ArrowLeft: "previousElementSibling" }[event.key];
-    if (next && token[next]) token[next].focus();
+    if (next && one[next]) one[next].focus();
   });
-  // Tokens that arrive are shaded at once.
-  new MutationObserver(() => {
-    document.querySelectorAll(".tokens").forEach((box) => {
-      if (!box.classList.contains("looking")) atRest(box);
-    });
-  }).observe(document.documentElement, { childList: true, subtree: true });
 })();

@@ -33,9 +33,9 @@ class Intervene(Page):
     title: ClassVar[str] = "Intervene"
     what: ClassVar[str] = "change heads, see what follows"
 
-    def layout(self, fields: Mapping[str, str]) -> Any:
+    def layout(self, fields: Mapping[str, str]) -> tuple[Any, str]:
         """Presets, heads, intervention, text; below, what came of it."""
-        return dmc.Stack(
+        content = dmc.Stack(
             [
                 dmc.Grid(
                     [
@@ -57,6 +57,7 @@ class Intervene(Page):
                 dcc.Store(id="edit-done"),
             ]
         )
+        return content, write(fields)
 
     def _form(self) -> object:
         """What is asked of an edit."""

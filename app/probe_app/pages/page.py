@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import dash
 from dash import dcc
+from dash.exceptions import PreventUpdate
 
 from probe_app.jobs import Jobs
 from probe_app.library import Library
@@ -32,9 +33,14 @@ class Page:
     def __init__(self, desk: Desk) -> None:
         self.library, self.jobs, self.models = desk.library, desk.jobs, desk.models
 
-    def layout(self, fields: Mapping[str, str]) -> Any:
-        """The page for the fields of an address, with its controls set to them."""
+    def layout(self, fields: Mapping[str, str]) -> tuple[Any, str]:
+        """The page for the fields of an address, all of it drawn already; and its address in full."""
         raise NotImplementedError
+
+    def stays(self, path: str | None) -> None:
+        """Stop a callback where the address is on its way to another page: what it says is not for this one."""
+        if path not in (None, self.path):
+            raise PreventUpdate
 
     def connect(self, app: dash.Dash) -> None:
         """Register what answers to its controls."""

@@ -12,6 +12,7 @@ from dash import ALL, Input, Output, State, dcc, html
 from probe.errors import UsageError
 from probe.metrics.table import BUILT_IN
 from probe.terms import DEFAULT_METRICS, Spec
+from probe_app.address import write
 from probe_app.job_view import job_list
 from probe_app.pages.page import Page
 
@@ -26,7 +27,7 @@ class Run(Page):
     title: ClassVar[str] = "Run"
     what: ClassVar[str] = "analyze a text"
 
-    def layout(self, fields: Mapping[str, str]) -> Any:
+    def layout(self, fields: Mapping[str, str]) -> tuple[Any, str]:
         """The form on one side, the runs on the other."""
         form = dmc.Stack(
             [
@@ -51,7 +52,7 @@ class Run(Page):
                 html.Div(id="run-said"),
             ]
         )  # fmt: skip
-        return dmc.Stack(
+        content = dmc.Stack(
             [
                 dmc.Grid(
                     [
@@ -67,6 +68,7 @@ class Run(Page):
                 dcc.Interval(id="run-clock", interval=1000),
             ]
         )
+        return content, write(fields)
 
     def connect(self, app: dash.Dash) -> None:
         """Start, follow, cancel."""

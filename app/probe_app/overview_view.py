@@ -1,0 +1,119 @@
+"""What the overview shows for an address: the choices, the maps, the table of heads, and what else a report holds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dash_ag_grid as dag
+import dash_mantine_components as dmc
+from dash import dcc, html
+
+from probe.errors import ProbeError
+from probe.plots import head_map
+from probe.report import Report
+from probe_app import figures
+from probe_app.address import write
+from probe_app.further import further
+from probe_app.head_table import columns, records
+from probe_app.library import Library
+from probe_app.redraw import Redraw
+from probe_app.said import facts, problem, warnings
+
+SHOWN = 3  # maps where the address names none
+JOINED = "|"  # between metrics in an address
+
+
+def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw) -> dict[str, Any]:
+    """Everything that the page shows, by the names of `probe_app.pages.overview`."""
+    names = library.names()
+    name = fields.get("report") or (names[0] if names else "")
+    listed = names if name in names or not name else [name, *names]
+    told = {"reports": redraw.part("reports", listed, lambda: listed), "report": name or None}
+    try:
+        report, stamp = (library.open(name), library.shelf(name).stamp) if name else (None, None)
+    except ProbeError as error:
+        return {**told, **_nothing(redraw, write(fields), problem(error)), "reports": listed}
+    if report is None:
+        return {**told, **_nothing(redraw, "", nothing_yet()), "reports": listed}
+    keys = report.keys()
+    asked = [key for key in fields.get("metrics", "").split(JOINED) if key in keys]
+    drawn = asked or keys[:SHOWN]
+    return {
+        **told,
+        "search": write({"report": name, "metrics": JOINED.join(asked)}),
+        "keys": redraw.part("keys", stamp, lambda: keys),
+        "metrics": drawn,
+        "facts": redraw.part("facts", stamp, lambda: [facts(report), *warnings(report)]),
+        "maps": redraw.part("maps", (stamp, drawn), lambda: _maps(report, drawn)),
+        "table": redraw.part("table", stamp, lambda: _table(report)),
+        "further": redraw.part("further", stamp, lambda: _further(report)),
+    }
+
+
+def _nothing(redraw: Redraw, search: str, why: object) -> dict[str, Any]:
+    redraw.drawn.clear()
+    empty = {"keys": [], "metrics": [], "maps": None, "table": None, "further": None}
+    return {**empty, "search": search, "facts": why}
+
+
+def nothing_yet() -> object:
+    """What is shown where there is no report: how to make one."""
+    return dmc.Alert(
+        [
+            dmc.Text("A report is what probe analyze writes. Make the first one on the command line:"),
+            dmc.Code("probe analyze", block=True),
+            dmc.Text("Then load this page again."),
+        ],
+        title="No report yet",
+        id="nothing",
+    )
+
+
+def _maps(report: Report, keys: Sequence[str]) -> object:
+    figure_of = []
+    for key in keys:
+        answer = report.answer(key)
+        figure = head_map(answer.head_map, title=key, unit=answer.unit, tower=answer.tower)
+        card = dmc.Paper(
+            [
+                figures.graph(key, figure, f"Map of {key}", mark="map"),
+                dmc.Text(answer.summary, size="xs", c="dimmed"),
+                *(dmc.Text(note, size="xs", c="dimmed") for note in answer.notes),
+            ],
+            withBorder=True,
+            p="xs",
+        )
+        figure_of.append(card)
+    return dmc.SimpleGrid(figure_of, cols={"base": 1, "sm": 2, "lg": 3})
+
+
+def _further(report: Report) -> object:
+    cards = further(report)
+    if not cards:
+        return None
+    grid = dmc.SimpleGrid(cards, cols={"base": 1, "lg": 2})
+    return dmc.Stack([dmc.Title("Further results", order=2, size="h4"), grid], gap="xs")
+
+
+def _table(report: Report) -> object:
+    rows = records(report)
+    if not rows:
+        return None
+    how = "Sort by a column's name, filter below it, click a row to open the head."
+    copy = dcc.Clipboard(id="copy-heads", title="Copy the table as text")
+    above = [
+        dmc.Title("Heads", order=2, size="h4"),
+        dmc.Text(how, size="sm"),
+        html.Span(["Copy as text ", copy], className="copy"),
+    ]
+    grid = dag.AgGrid(
+        id="heads",
+        rowData=rows,
+        columnDefs=columns(report),
+        getRowId="params.data.head",
+        defaultColDef={"sortable": True, "resizable": True, "floatingFilter": True, "minWidth": 110},
+        dashGridOptions={"animateRows": False, "tooltipShowDelay": 300, "theme": "themeAlpine"},
+        columnSize="responsiveSizeToFit",
+        className="heads",
+        style={"height": 420},
+    )
+    return dmc.Stack([dmc.Group(above), grid], gap="xs")

@@ -1,0 +1,108 @@
+"""Sentences of a prompt on the page of a head: what each gives to the ones before it, by this head and by others."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import dash_mantine_components as dmc
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from probe.errors import ProbeError
+from probe.plots import sentence_map
+from probe.report import Report
+from probe.report.answer import Answer
+from probe_app import figures
+from probe_app.said import problem
+from probe_app.tile import MOST_PAIRS, KeptView
+
+MARK = "sentences"
+_OWN = "mean attention"  # also what is written at the colour bar
+_ROWS = 256  # rows of the pattern held at once
+
+
+def sentence_cards(report: Report, view: KeptView) -> list[object]:
+    """A title and a card per matrix over the sentences of the prompt; nothing where the report has none."""
+    cards: list[object] = []
+    for key, answer in zip(report.keys(), report.answers, strict=True):
+        row = prompt_row(report, answer, view.prompt)
+        if row is None or answer.tower != view.head.tower:
+            continue
+        texts = sentence_texts(report, answer, row)
+        own = _own(view, answer, row)
+        if own is not None:
+            cards.append(_card(f"{key}/own", f"Sentences, {view.head}", lambda a=own, t=texts: sentence_map(
+                a, _OWN, sentences=t, title=f"What sentences give to earlier ones: {view.head}")))  # fmt: skip
+        cards.extend(
+            _card(f"{key}/{name}", f"Sentences, {name} of {key}", lambda a=answer, n=name, r=row, t=texts: sentence_map(
+                a, n, prompt=r, sentences=t))
+            for name in ("map", "suppression") if name in answer.extra
+        )  # fmt: skip
+    title = dmc.Title("Sentences", order=2, size="h4")
+    return [title, dmc.SimpleGrid(cards, cols={"base": 1, "lg": 2})] if cards else []
+
+
+def prompt_row(report: Report, answer: Answer, prompt: int) -> int | None:
+    """Where an answer on sentences holds a prompt of the report; None where it holds none of it."""
+    start = answer.extra.get("start")
+    if start is None or start.dims != ("prompt", "sentence") or prompt >= len(report.prompts):
+        return None
+    found = np.flatnonzero(start["prompt"].values.astype(str) == report.prompts[prompt].id)
+    return int(found[0]) if len(found) else None
+
+
+def sentence_texts(report: Report, answer: Answer, row: int) -> list[str] | None:
+    """The sentences of a prompt as text; None where the report keeps no text."""
+    number = _number(report, str(answer.extra["start"]["prompt"].values[row]))
+    tokens = report.prompts[number].str_tokens if number is not None else ()
+    bounds = _bounds(answer, row)
+    if not tokens or (len(bounds) and bounds[-1, 1] > len(tokens)):
+        return None
+    return ["".join(tokens[start:stop]) for start, stop in bounds]
+
+
+def _number(report: Report, name: str) -> int | None:
+    return next((number for number, prompt in enumerate(report.prompts) if prompt.id == name), None)
+
+
+def _bounds(answer: Answer, row: int) -> np.ndarray:
+    """First token and token after the last of every sentence, ``[sentence, 2]``."""
+    both = np.stack([answer.extra[name].values[row] for name in ("start", "stop")], axis=1)
+    return both[np.isfinite(both).all(1)].astype(np.int64)
+
+
+def _own(view: KeptView, answer: Answer, row: int) -> Answer | None:
+    """The answer with this head's own matrix, mean over rows × keys; None where its queries and keys were not kept."""
+    if not view.kept.has_qk:
+        return None
+    bounds = _bounds(answer, row)
+    if not len(bounds) or int(bounds[-1, 1]) ** 2 > MOST_PAIRS:
+        return None
+    try:
+        between = between_sentences(view, bounds)
+    except ProbeError:  # this layer's were not kept: the page says so beside the map
+        return None
+    data = xr.DataArray(between[None], dims=("prompt", "sentence", "source"), coords={"prompt": [str(row)]})
+    return replace(answer, extra={_OWN: data})
+
+
+def between_sentences(view: KeptView, bounds: np.ndarray) -> np.ndarray:
+    """Mean pattern cell of (rows of a sentence) × (keys of another), ``[sentence, source]``; NaN for later sources."""
+    out = np.full((len(bounds), len(bounds)), np.nan)
+    stop = int(bounds[-1, 1])
+    for at, (first, last) in enumerate(bounds):
+        total = np.zeros(stop + 1)
+        for start in range(int(first), int(last), _ROWS):
+            rows = view.pattern(start, min(start + _ROWS, int(last)), stop)
+            total[1:] += np.cumsum(rows.sum(0, dtype=np.float64))
+        mass = total[bounds[: at + 1, 1]] - total[bounds[: at + 1, 0]]
+        out[at, : at + 1] = mass / ((last - first) * (bounds[: at + 1, 1] - bounds[: at + 1, 0]))
+    return out
+
+
+def _card(name: str, label: str, draw: Callable[[], go.Figure]) -> object:
+    try:
+        figure = draw()
+    except ProbeError as error:
+        return problem(error)
+    return dmc.Paper(figures.graph(name, figure, label, mark=MARK), withBorder=True, p="xs")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 # For editors and type checkers; at run time `__getattr__` imports each name when it is used.
 if TYPE_CHECKING:
+    from probe import circuits as circuits
     from probe import experiments as experiments
     from probe import interventions as interventions
     from probe import metrics as metrics
@@ -75,7 +76,16 @@ def __getattr__(name: str) -> object:
     """Import a public name from its room on first use."""
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in {"interventions", "metrics", "prompts", "testing", "plots", "experiments", "report"}:
+    if name in {
+        "circuits",
+        "interventions",
+        "metrics",
+        "prompts",
+        "testing",
+        "plots",
+        "experiments",
+        "report",
+    }:
         return importlib.import_module(f"probe.{name}")
     raise AttributeError(f"module 'probe' has no attribute {name!r}; it has {', '.join(__all__)}")
 

@@ -85,14 +85,20 @@ def activation_patching(
 
 
 def patch_each(
-    case: Study, kind: Node, where: Where, direction: Direction = "denoise", layers: Sequence[int] | None = None
+    case: Study,
+    kind: Node,
+    where: Where,
+    direction: Direction = "denoise",
+    layers: Sequence[int] | None = None,
 ) -> Effects:
     """The recovery of every unit, layer and place, of pairs that are studied already."""
     source, into = sides(direction)
     found: dict[int, list[Tensor]] = {}
     blocks = case.engine.taps.anatomy.blocks
     chosen = [case.engine.taps.anatomy.block(n).place.layer for n in layers] if layers is not None else None
-    wanted = chosen or [block.place.layer for block in blocks if kind not in (*PER_HEAD, *PER_KV_HEAD) or block.attention]
+    wanted = chosen or [
+        block.place.layer for block in blocks if kind not in (*PER_HEAD, *PER_KV_HEAD) or block.attention
+    ]
     total, done = len(wanted) * len(case.batches), 0
     for batch in case.batches:
         trace = case.engine.record(batch, source, [kind])
@@ -116,9 +122,7 @@ def recovery(case: Study, patched: Tensor, into: Side) -> Tensor:
     return (patched - case.base(into)) / gap
 
 
-def _layer(
-    case: Study, batch: Batch, trace: Trace, what: tuple[Node, int, Where, Side]
-) -> Tensor:
+def _layer(case: Study, batch: Batch, trace: Trace, what: tuple[Node, int, Where, Side]) -> Tensor:
     """The measure with each unit of a layer patched at each place: ``[unit, place, pair]``."""
     kind, layer, where, into = what
     value = trace.value(kind, layer)

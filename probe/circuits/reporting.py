@@ -77,4 +77,3 @@ def labelled(values: Tensor | np.ndarray, **axes: Sequence[Any] | np.ndarray) ->
     """An array with its axes in the order given, each with its labels."""
     data = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values)
     return xr.DataArray(data, dims=tuple(axes), coords={name: list(labels) for name, labels in axes.items()})
-

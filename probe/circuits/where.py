@@ -60,7 +60,9 @@ class Where:
 def _tokens(pairs: PairSet) -> tuple[str, ...]:
     """Positions by number, with the token where it is the same in every clean prompt, else with a mark's name."""
     first = pairs.pairs[0]
-    names = {place: name for name, place in first.marks.items() if all(p.marks.get(name) == place for p in pairs)}
+    names = {
+        place: name for name, place in first.marks.items() if all(p.marks.get(name) == place for p in pairs)
+    }
     told = []
     for place in range(len(first)):
         said = {pair.clean.str_tokens[place] for pair in pairs}

@@ -22,8 +22,8 @@ SHOWN = 3  # maps where the address names none
 JOINED = "|"  # between metrics in an address
 
 
-def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw) -> dict[str, Any]:
-    """Everything that the page shows, by the names of `probe_app.pages.overview`."""
+def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw, grid: bool) -> dict[str, Any]:
+    """All that the page shows, by the names of `probe_app.pages.overview`; `grid`: the table's script is there."""
     names = library.names()
     name = fields.get("report") or (names[0] if names else "")
     listed = names if name in names or not name else [name, *names]
@@ -44,7 +44,7 @@ def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw) -
         "metrics": drawn,
         "facts": redraw.part("facts", stamp, lambda: [facts(report), *warnings(report)]),
         "maps": redraw.part("maps", (stamp, drawn), lambda: _maps(report, drawn)),
-        "table": redraw.part("table", stamp, lambda: _table(report)),
+        "table": redraw.part("table", (stamp, grid), lambda: _table(report) if grid else None),
         "further": redraw.part("further", stamp, lambda: _further(report)),
     }
 

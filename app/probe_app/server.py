@@ -11,6 +11,7 @@ from flask_compress import Compress
 from probe.storage import home
 from probe_app import frame
 from probe_app.address import read
+from probe_app.index import App
 from probe_app.jobs import Jobs
 from probe_app.library import Library
 from probe_app.models import Models
@@ -31,13 +32,14 @@ def create_app(folders: Sequence[Path], host: str | None = None, models: Sequenc
     """
     jobs = Jobs(home() / "jobs", home() / "runs")
     desk = Desk(Library(folders, jobs.reports), jobs, Models(models))
-    app = dash.Dash(
+    app = App(
         __name__,
         title="probe",
         update_title="",
         suppress_callback_exceptions=True,  # the controls of a page exist once it is shown
         serve_locally=True,
         compress=False,
+        assets_ignore=r"plotly-.*",  # put in its place by `App`
         external_scripts=[],
         external_stylesheets=[],
     )

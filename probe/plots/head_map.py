@@ -66,12 +66,28 @@ def head_map(
 
 
 def _number(value: float, title: str, unit: str) -> go.Figure:
-    shown = {"valueformat": ".4g", "suffix": f" {escape(unit)}" if unit else ""}
     defined = math.isfinite(value)
-    figure = go.Figure(go.Indicator(mode="number", value=value if defined else None, number=shown))
+    shown = escape(f"{value:.4g} {unit}".strip()) if defined else "the value is not defined"
+    text = go.Scatter(
+        x=[0],
+        y=[value if defined else None],
+        mode="text",
+        text=[shown],
+        textfont={"size": 40},
+        hovertemplate=f"{shown}<extra></extra>",
+    )
+    figure = go.Figure(text)
     if not defined:
-        figure.add_annotation(text="the value is not defined", showarrow=False)
-    figure.update_layout(template=TEMPLATE, title={"text": escape(title)}, height=200)
+        figure.add_annotation(text=shown, showarrow=False)
+    hidden = {"visible": False}
+    figure.update_layout(
+        template=TEMPLATE,
+        title={"text": escape(title)},
+        height=200,
+        plot_bgcolor="rgba(0,0,0,0)",
+        xaxis=hidden,
+        yaxis=hidden,
+    )
     return figure
 
 

@@ -2,6 +2,15 @@
 window.dash_clientside = window.dash_clientside || {};
 
 (function () {
+  let gridLoads = null;
+
+  function load(url) {
+    return new Promise((done, failed) => {
+      const script = Object.assign(document.createElement("script"), { src: url, onload: done, onerror: failed });
+      document.body.appendChild(script);
+    });
+  }
+
   const none = () => window.dash_clientside.no_update;
 
   // The address of this page with fields changed; empty ones are left out.
@@ -37,6 +46,16 @@ window.dash_clientside = window.dash_clientside || {};
 
     openFromTable: function (cell) {
       return cell ? pageOf(cell.rowId) : none();
+    },
+
+    // The grid's script comes after the figures: it is large, and they are what is looked at first.
+    grid: async function () {
+      if (!window.dash_ag_grid) {
+        await new Promise((later) => requestIdleCallback(later, { timeout: 2000 }));
+        gridLoads = gridLoads || load(document.getElementById("grid-script").href);
+        await gridLoads;
+      }
+      return true;
     },
 
     // The menu on narrow screens: the button opens and closes it, and another page closes it.

@@ -42,7 +42,7 @@ class Overview(Page):
     def layout(self, fields: Mapping[str, str]) -> tuple[Any, str]:
         """Choices above, maps and table below."""
         redraw = Redraw()
-        told = overview_view(self.library, fields, redraw)
+        told = overview_view(self.library, fields, redraw, grid=False)
         redraw.address(told["search"])
         report = dmc.Select(
             id="overview-report", label="Report", searchable=True, w=340,
@@ -62,6 +62,7 @@ class Overview(Page):
                 dmc.Group([dmc.Title("Kinds of heads", order=2, size="h4"), draw]),
                 dcc.Loading(html.Div(id="overview-taxonomy"), delay_show=300),
                 html.Div(told["further"], id="overview-further"),
+                dcc.Store(id="overview-grid"),
                 dcc.Store(id="overview-shown", data=redraw.drawn),
             ]
         )
@@ -90,14 +91,14 @@ class Overview(Page):
                 Input(_OWN, "search"),
                 Input("overview-report", "value"),
                 Input("overview-metrics", "value"),
+                Input("overview-grid", "data"),
                 State(_OWN, "pathname"),
                 State("overview-shown", "data"),
             ],
             prevent_initial_call=True,
         )
-        def _all(
-            search: str | None, report: str | None, metrics: list[str] | None, path: str | None, shown: Any
-        ) -> dict[str, Any]:
+        def _all(search: str | None, *touched: Any) -> dict[str, Any]:
+            report, metrics, grid, path, shown = touched
             self.stays(path)
             redraw, which = Redraw(shown), dash.ctx.triggered_id
             fields = redraw.fields(search)
@@ -106,10 +107,13 @@ class Overview(Page):
                 fields = {"report": report or ""}
             elif which == "overview-metrics" and metrics:
                 fields["metrics"] = JOINED.join(metrics)
-            told = overview_view(self.library, fields, redraw)
+            told = overview_view(self.library, fields, redraw, bool(grid))
             told["search"] = redraw.address(told["search"], which, _OWN)
             return {**told, "shown": redraw.drawn}
 
+        app.clientside_callback(
+            ClientsideFunction("probe", "grid"), Output("overview-grid", "data"), Input("overview-grid", "id")
+        )
         self._opening(app)
 
     def _opening(self, app: dash.Dash) -> None:

@@ -1,0 +1,56 @@
+"""The page that the browser gets first: which scripts it loads, and when."""
+
+import re
+from typing import Any
+
+import dash
+from flask import request
+from plotly.offline import get_plotlyjs_version
+
+PLOTLY = "plotly-cartesian-4.1.1.min.js"  # among the assets; from npm, plotly.js-cartesian-dist-min
+_SCRIPT = re.compile(r'<script src="([^"]+)"></script>\s*')
+_LATER = "/dash_ag_grid/"  # the table of heads is drawn after the figures
+_UNUSED = "/dash_table/"
+_UNDRAWN = ("/run",)  # pages without figures
+
+
+class App(dash.Dash):
+    """Dash, with its scripts in the order in which they are needed.
+
+    Of Plotly there is the part that draws maps, points and lines, a third of the whole; it is fetched and compiled
+    while the others run, where Dash would ask for the whole after the page has arrived. Where the installed plotly is
+    of another major version, the whole is left to Dash. The grid is loaded by ``probe.js`` once figures are there.
+    """
+
+    def interpolate_index(self, **parts: Any) -> str:
+        """The page as Dash makes it, with its scripts rearranged."""
+        page = super().interpolate_index(**{**parts, "scripts": arranged(parts["scripts"])})
+        if (request.path.rstrip("/") or "/") in _UNDRAWN or not fits(get_plotlyjs_version()):
+            return page
+        return page.replace(
+            "</head>", f'<script defer src="{self.get_asset_url(PLOTLY)}"></script></head>', 1
+        )
+
+
+def fits(version: str) -> bool:
+    """Whether figures for that version of plotly.js are drawn by the part that is shipped.
+
+    >>> fits("4.0.0"), fits("3.1.0")
+    (True, False)
+    """
+    return PLOTLY.startswith(f"plotly-cartesian-{version.partition('.')[0]}.")
+
+
+def arranged(scripts: str) -> str:
+    """Script tags without those that no page uses; the grid's is left as a hint that is fetched when there is time."""
+
+    def one(tag: re.Match[str]) -> str:
+        if _UNUSED in tag[1]:
+            return ""
+        return (
+            f'<link rel="prefetch" as="script" id="grid-script" href="{tag[1]}">'
+            if _LATER in tag[1]
+            else tag[0]
+        )
+
+    return _SCRIPT.sub(one, scripts)

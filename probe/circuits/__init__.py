@@ -3,17 +3,23 @@
 ``probe.circuits.relp(model, "ioi")`` and the like each give a `probe.Report`; `METHODS` lists them.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from probe.circuits.study import CircuitOptions
 from probe.circuits.table import METHODS, method
 from probe.prompts.pairs import PAIR_TASKS, Pair, PairSet, make_pairs
+
+if TYPE_CHECKING:
+    from probe.circuits.study import CircuitOptions as CircuitOptions
 
 __all__ = ["METHODS", "PAIR_TASKS", "CircuitOptions", "Pair", "PairSet", "make_pairs", "method"]
 
 
 def __getattr__(name: str) -> Any:
-    """A method's function, loaded on first use."""
+    """A method's function, or the options, loaded on first use: the table of methods costs no torch."""
+    if name == "CircuitOptions":
+        from probe.circuits.study import CircuitOptions
+
+        return CircuitOptions
     if name in METHODS:
         return method(name)
     raise AttributeError(

@@ -25,11 +25,26 @@ METHODS: Mapping[str, Method] = {
     ),
 }
 
+#: Short names on the command line and in `method`.
+ALIASES: Mapping[str, str] = {
+    "direct": "logit_attribution",
+    "activation": "activation_patching",
+    "attribution": "attribution_patching",
+    "path": "path_patching",
+    "edges": "edge_attribution",
+}
+
+
+def full_name(name: str) -> str:
+    """The method's name that a name or a short one stands for; raises `UnknownNameError` with the nearest."""
+    found = ALIASES.get(name, name)
+    if found not in METHODS:
+        raise UnknownNameError.of("circuit method", name, [*METHODS, *ALIASES])
+    return found
+
 
 def method(name: str) -> Callable[..., Any]:
-    """The function of a method; raises `UnknownNameError` with the nearest name."""
-    if name not in METHODS:
-        raise UnknownNameError.of("circuit method", name, METHODS)
-    module, _, attribute = METHODS[name].where.partition(":")
+    """The function of a method, also by its short name; raises `UnknownNameError` with the nearest name."""
+    module, _, attribute = METHODS[full_name(name)].where.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return found

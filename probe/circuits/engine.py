@@ -95,6 +95,36 @@ class Engine:
             ids = batch.ids(side, self.loaded.device).repeat(copies, 1)
             return self._call(ids).unflatten(0, (copies, -1))
 
+    def passing(
+        self,
+        batch: Batch,
+        side: Side,
+        writes: Mapping[Key, Write],
+        reads: Collection[Node],
+        *,
+        last: int,
+        copies: int = 1,
+    ) -> tuple[dict[Key, Float[Tensor, "copy pair unit position width"]], int]:
+        """Values of nodes in a patched run, up to the layer `last`, and the first position that they are told of.
+
+        Positions before it are those of the unpatched run. Blocks behind `last` do not run.
+        """
+        with torch.no_grad():
+            self._try(batch, side)
+            layer = min((one for _, one in writes), default=self.taps.anatomy.blocks[0].place.layer)
+            start = min((_first(write.mask) for write in writes.values()), default=0)
+            if self.whole is None and all(_first(write.mask) < batch.length for write in writes.values()):
+                self._part(batch, side, writes, (layer, start, copies), reads, last)
+            else:
+                start = 0
+                self.taps.ready(reads, writes)
+                self._call(batch.ids(side, self.loaded.device).repeat(copies, 1))
+            told = batch.length - start
+            return {
+                key: seen.value[:, :, -told:].unflatten(0, (copies, -1))
+                for key, seen in self.taps.seen.items()
+            }, start
+
     # -- running ---------------------------------------------------------------------------------------------------
 
     def _call(self, ids: Tensor, **more: Any) -> Logits:
@@ -107,9 +137,22 @@ class Engine:
     def _resumed(
         self, batch: Batch, side: Side, writes: Mapping[Key, Write], where: tuple[int, int, int]
     ) -> Float[Tensor, "copy pair vocab"]:
+        made: Tensor = self._part(batch, side, writes, where)
+        return made.unflatten(0, (where[2], -1))
+
+    def _part(
+        self,
+        batch: Batch,
+        side: Side,
+        writes: Mapping[Key, Write],
+        where: tuple[int, int, int],
+        reads: Collection[Node] = (),
+        last: int | None = None,
+    ) -> Any:
+        """Run the model from a layer and a position on, to the end or to the block of a layer; logits, or a state."""
         layer, start, copies = where
         stack = self._blocks(batch, side)
-        block = next(n for n, one in enumerate(self.taps.anatomy.blocks) if one.place.layer == layer)
+        block = self._number(layer)
         cache = self._cache(batch, side, start) if start else None
         entering = None
         if block:
@@ -117,9 +160,13 @@ class Engine:
             entering = repeated(kept.holding(kept.tensor[:, start:]), copies)
         ids = batch.ids(side, self.loaded.device)[:, start:].repeat(copies, 1)
         more = {} if cache is None else {"past_key_values": copied(cache, copies), "use_cache": True}
-        self.taps.ready((), writes, first=layer, start=start)
-        made: Tensor = stack.run(lambda: self._call(ids, **more), start=block, entering=entering)
-        return made.unflatten(0, (copies, -1))
+        self.taps.ready(reads, writes, first=layer, start=start)
+        stop = None if last is None else self._number(last) + 1
+        return stack.run(lambda: self._call(ids, **more), start=block, entering=entering, stop=stop)
+
+    def _number(self, layer: int) -> int:
+        """The number of a layer's block."""
+        return next(n for n, one in enumerate(self.taps.anatomy.blocks) if one.place.layer == layer)
 
     def _blocks(self, batch: Batch, side: Side) -> Stack:
         if self._stack is None:

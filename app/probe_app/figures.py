@@ -123,6 +123,10 @@ def values(stored: Any) -> list[Any]:
 
     if isinstance(stored, dict) and "bdata" in stored:
         flat = np.frombuffer(base64.b64decode(stored["bdata"]), dtype=np.dtype(stored["dtype"]))
+        if flat.dtype == np.float32:
+            flat = flat.astype(str).astype(
+                np.float64
+            )  # the shortest number that is stored alike: 0.1, not 0.100000001
         shape = [int(size) for size in str(stored.get("shape", flat.size)).split(",")]
         return list(flat.reshape(shape).tolist())
     return [] if stored is None else [list(one) if isinstance(one, tuple) else one for one in stored]

@@ -17,11 +17,17 @@ from probe_app.said import shown
 def head_names(report: Report) -> list[str]:
     """Every query head of a report by name, layer by layer."""
     names: dict[str, None] = {}
+    seen: set[tuple[object, ...]] = set()
     for answer in report.answers:
-        if head_axis(answer.head_map) == "head":
-            names.update(
-                {head_name(answer.tower, layer, head): None for layer, head, _ in cells(answer.head_map)}
-            )
+        data = answer.head_map
+        if head_axis(data) != "head":
+            continue
+        # Most metrics are of the same heads.
+        counts = data["n_heads"].values.tobytes() if "n_heads" in data.coords else b""
+        these = (answer.tower, data.shape, data["layer"].values.tobytes(), counts)
+        if these not in seen:
+            seen.add(these)
+            names.update({head_name(answer.tower, layer, head): None for layer, head, _ in cells(data)})
     return list(names)
 
 

@@ -12,6 +12,7 @@ from probe.report import Report
 from probe_app.address import write
 from probe_app.head_choice import head_names, parse_head, standing
 from probe_app.library import Library
+from probe_app.patches import over_image
 from probe_app.redraw import Redraw
 from probe_app.said import facts, problem
 from probe_app.sentences import sentence_cards
@@ -21,7 +22,7 @@ from probe_app.tokens import LOOKED_AT, LOOKS, Window, by_choices
 NOTHING: Mapping[str, Any] = {
     "heads": [], "prompts": [], "prompt": None, "bys": [], "by": None, "how": None, "figure": go.Figure(),
     "queries": "", "keys": "", "standing": None, "words": None, "rows": None, "values": None, "legend": "",
-    "sentences": None,
+    "sentences": None, "patches": None,
 }  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def _shown(
         "rows": redraw.part("rows", seen, window.rows),
         "values": values,
         "legend": values["legend"] if isinstance(values, dict) else values,
+        "patches": redraw.part("patches", view.head.tower, lambda: over_image(view.head)),
         "sentences": redraw.part("sentences", this, lambda: sentence_cards(report, view)),
     }
 

@@ -4,32 +4,28 @@ import re
 from typing import Any
 
 import dash
-from flask import request
 from plotly.offline import get_plotlyjs_version
 
 PLOTLY = "plotly-cartesian-4.1.1.min.js"  # among the assets; from npm, plotly.js-cartesian-dist-min
 _SCRIPT = re.compile(r'<script src="([^"]+)"></script>\s*')
 _LATER = "/dash_ag_grid/"  # the table of heads is drawn after the figures
 _UNUSED = "/dash_table/"
-_UNDRAWN = ("/run",)  # pages without figures
 
 
 class App(dash.Dash):
     """Dash, with its scripts in the order in which they are needed.
 
-    Of Plotly there is the part that draws maps, points and lines, a third of the whole; it is fetched and compiled
-    while the others run, where Dash would ask for the whole after the page has arrived. Where the installed plotly is
-    of another major version, the whole is left to Dash. The grid is loaded by ``probe.js`` once figures are there.
+    Of Plotly there is the part that draws maps, points and lines, a third of the whole, and it comes along with the
+    others; Dash would ask for the whole once the page has arrived. Where the installed plotly is of another major
+    version, that is how it stays. The grid is loaded by ``probe.js`` once figures are there.
     """
 
     def interpolate_index(self, **parts: Any) -> str:
         """The page as Dash makes it, with its scripts rearranged."""
-        page = super().interpolate_index(**{**parts, "scripts": arranged(parts["scripts"])})
-        if (request.path.rstrip("/") or "/") in _UNDRAWN or not fits(get_plotlyjs_version()):
-            return page
-        return page.replace(
-            "</head>", f'<script defer src="{self.get_asset_url(PLOTLY)}"></script></head>', 1
-        )
+        scripts = arranged(parts["scripts"])
+        if fits(get_plotlyjs_version()):
+            scripts += f'\n<script src="{self.get_asset_url(PLOTLY)}"></script>'
+        return str(super().interpolate_index(**{**parts, "scripts": scripts}))
 
 
 def fits(version: str) -> bool:

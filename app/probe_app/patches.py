@@ -4,8 +4,10 @@ import base64
 import binascii
 from collections.abc import Mapping
 
+import dash_mantine_components as dmc
 import plotly.graph_objects as go
 import xarray as xr
+from dash import dcc, html
 
 from probe.errors import ReportError, UsageError
 from probe.plots import patch_map
@@ -14,6 +16,21 @@ from probe.terms import HeadId
 
 LARGEST = 2 * 2**20  # bytes of a picture
 _KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+
+
+def over_image(head: HeadId) -> list[object]:
+    """The place of the map over an image; nothing but for heads of a vision tower."""
+    if head.tower != "vision":
+        return []
+    ids = {what: {"patches": head.tower, "what": what} for what in ("picture", "said", "figure")}
+    choose = dmc.Button("Lay it over the image", variant="default", size="xs")
+    accept = "image/png,image/jpeg"
+    return [
+        dmc.Title("Over the image", order=2, size="h4"),
+        dcc.Upload(choose, id=ids["picture"], accept=accept, max_size=LARGEST, multiple=False),
+        html.Div(id=ids["said"]),
+        html.Div(id=ids["figure"]),
+    ]
 
 
 def patches(report: Report, head: HeadId, fields: Mapping[str, str], image: str | None) -> go.Figure:

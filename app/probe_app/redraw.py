@@ -22,7 +22,8 @@ class Redraw:
 
     def fields(self, search: str | None) -> dict[str, str]:
         """The fields of an address; where it names no report, that of the page is meant and not one that came since."""
-        report = read(self._shown.get("address")).get("report", "")
+        before = self._shown.get("address")
+        report = read(before).get("report", "") if isinstance(before, str) else ""
         return {"report": report, **read(search)}
 
     def part(self, name: str, drawn_from: object, draw: Callable[[], Any]) -> Any:

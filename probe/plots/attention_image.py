@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from probe.errors import ReportError
-from probe.plots.theme import TEMPLATE, colorscale
+from probe.plots.theme import TEMPLATE, colorscale, steady
 
 _DARKEST = 1e-4  # probabilities below are drawn alike, so that the colours are left to what is attended
 _MOST_LABELS = 28  # tokens that are written along an axis
@@ -38,10 +38,10 @@ def attention_image(
     shade = np.log10(np.maximum(values, _DARKEST)) if log else values
     figure = go.Figure(
         go.Heatmap(
-            z=np.round(shade, 3),
+            z=np.round(shade, 3).astype(np.float32),
             x=keys,
             y=queries,
-            customdata=np.round(values, 6),
+            customdata=np.round(values, 6).astype(np.float32),
             meta="exact",  # what the colours show is in customdata
             zmin=np.log10(_DARKEST) if log else 0.0,
             zmax=0.0 if log else 1.0,
@@ -50,12 +50,14 @@ def attention_image(
             hovertemplate="query %{y}, key %{x}<br>%{customdata:.4g}<extra></extra>",
         )
     )
+    across, down = _ticks(keys, tokens), _ticks(queries, tokens)
     figure.update_layout(
         template=TEMPLATE,
         title={"text": escape(title)},
         height=560,
-        xaxis={"title": {"text": "key"}, "constrain": "domain", **_ticks(keys, tokens)},
-        yaxis={"title": {"text": "query"}, "autorange": "reversed", **_ticks(queries, tokens)},
+        xaxis={"title": {"text": "key"}, "constrain": "domain", **across},
+        yaxis={"title": {"text": "query"}, "autorange": "reversed", **down},
+        **({} if across or down else steady("probability")),
     )
     return figure
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from probe.errors import ReportError
-from probe.plots.theme import TEMPLATE, colorscale
+from probe.plots.theme import TEMPLATE, colorscale, steady
 from probe.report.ranking import axis_labels, cells, head_axis, head_name
 
 _PIXELS = 18  # of one cell
@@ -61,6 +61,7 @@ def head_map(
         height=min(_TALLEST, 140 + _PIXELS * len(layers)),
         xaxis={"title": {"text": axis}, "type": "category", "visible": axis != "layer"},
         yaxis={"title": {"text": "layer"}, "type": "category", "autorange": "reversed"},
+        **steady(unit),
     )
     return figure
 

@@ -49,6 +49,8 @@ class Rules:
         if self.any_of:
             some = [_apply(word, query, key) for word in self.any_of]
             parts.append(np.asarray(np.stack(some).any(0)))
+        if len(parts) == 1:
+            return parts[0]
         return np.asarray(np.stack(parts).all(0)) if parts else None
 
 
@@ -163,7 +165,8 @@ class KeptLayer:
         Hidden pairs count as 0; a cell holds at least one pair. Cell sizes are ceil(length / shape).
         """
         wanted = np.arange(len(self.query_tokens))[queries]
-        n_keys = len(np.arange(len(self.key_tokens))[keys])
+        numbers = np.arange(len(self.key_tokens))[keys]
+        n_keys = len(numbers)
         step = max(1, -(-len(wanted) // max(1, shape[0])))
         width = max(1, -(-n_keys // max(1, shape[1])))
         edges = np.arange(0, n_keys, width)
@@ -171,10 +174,26 @@ class KeptLayer:
         counts = np.minimum(edges + width, n_keys) - edges
         for start in range(0, len(wanted), _ROWS):
             chosen = wanted[start : start + _ROWS]
-            sums = np.add.reduceat(self.rows(head, chosen, keys), edges, axis=1, dtype=np.float64)
-            np.add.at(out, (np.arange(len(chosen)) + start) // step, sums / counts)
+            seen = self._seen_of(chosen, keys)
+            if seen == 0:
+                continue
+            block = (np.arange(len(chosen)) + start) // step
+            turns = np.flatnonzero(np.diff(block, prepend=-1))
+            part = self.rows(head, chosen, slice(int(numbers[0]), int(numbers[seen - 1]) + 1, keys.step))
+            # Rows first: whole lines are added up, and what is left for the other axis is small.
+            lines = np.add.reduceat(part, turns, axis=0, dtype=np.float64)
+            there = edges[edges < seen]
+            out[block[turns], : len(there)] += np.add.reduceat(lines, there, axis=1) / counts[: len(there)]
         rows = np.minimum(np.arange(len(out)) * step + step, len(wanted)) - np.arange(len(out)) * step
         return (out / rows[:, None]).astype(np.float32)
+
+    def _seen_of(self, rows: np.ndarray, keys: slice) -> int:
+        """How many keys, from the first on, hold all that the rows may see; what comes later is not computed."""
+        position = self._key_side["pos"][keys]
+        if not all("causal" in part.rules.all_of for part in self.parts) or not len(rows):
+            return len(position)
+        seen = np.flatnonzero(position <= self._joined("query_pos", 0)[rows].max())
+        return int(seen[-1]) + 1 if len(seen) else 0
 
     def _pattern(self, part: KeptPart, head: int, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         arrays = part.arrays
@@ -197,8 +216,13 @@ class KeptLayer:
             late = np.broadcast_to(keys < self._keys_until(part), scores.shape)
             visible = late if visible is None else visible & late
         lse = np.asarray(arrays["lse"][head, rows])[:, None]
-        seen = np.isfinite(lse) if visible is None else visible & np.isfinite(lse)
-        return np.exp(np.where(seen, scores - np.where(np.isfinite(lse), lse, 0), -np.inf)).astype(np.float32)
+        known = np.isfinite(lse)
+        scores = np.asarray(scores, dtype=np.float32)
+        scores -= np.where(known, lse, 0)
+        with np.errstate(over="ignore"):  # of hidden pairs, which are 0 below
+            np.exp(scores, out=scores)
+        np.copyto(scores, 0, where=~(known if visible is None else visible & known))
+        return scores
 
     def _keys_until(self, part: KeptPart) -> int:
         number = next(i for i, one in enumerate(self.parts) if one is part)

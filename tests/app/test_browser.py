@@ -119,6 +119,23 @@ def test_a_zoom_to_single_tokens_is_the_pattern(page: Any) -> None:
     page.wait_for_function("() => !location.search.includes('q=')")
 
 
+def test_a_drag_over_the_map_zooms_and_a_double_click_ends_it(page: Any) -> None:
+    """The ranges that were dragged over go into the address, those of queries and those of keys."""
+    page.goto("/head?report=exact&head=L1.H2")
+    page.wait_for_selector(FIGURE)
+    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    at = [(box["x"] + box["width"] * part, box["y"] + box["height"] * part) for part in (0.25, 0.75)]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move(*at[1], steps=5)
+    page.mouse.up()
+    page.wait_for_function("() => /q=\\d+-\\d+/.test(location.search) && /k=\\d+-\\d+/.test(location.search)")
+    page.wait_for_function("() => /^1\\d-5\\d$/.test(document.querySelector('#head-queries').value)")
+    page.wait_for_timeout(SECOND)
+    page.mouse.dblclick((at[0][0] + at[1][0]) / 2, (at[0][1] + at[1][1]) / 2)
+    page.wait_for_function("() => !location.search.includes('q=')")
+
+
 def test_hovering_a_token_shows_where_it_looks(page: Any) -> None:
     """In the browser alone; a click chooses it, and so does the keyboard."""
     page.goto("/head?report=exact&head=L1.H2")
@@ -188,13 +205,11 @@ def test_figures_are_saved(page: Any) -> None:
 def test_a_map_is_laid_over_an_image(page: Any) -> None:
     """Heads of a vision tower have patches; a picture of the reader's lies below them, and no other file does."""
     page.goto("/head?report=image&head=vision.L0.H1")
-    page.wait_for_function(
-        "() => document.querySelector('#head-patches') && !document.querySelector('#head-patches').hidden"
-    )
+    page.wait_for_selector("#head-patches .js-plotly-plot .main-svg")
     pixel = base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
     )
-    chooser = page.locator("#head-picture input")
+    chooser = page.locator("#head-patches input")
     chooser.set_input_files({"name": "x.png", "mimeType": "image/png", "buffer": pixel})
     page.wait_for_selector("#head-patches .imagelayer image, #head-patches .layer-below image")
     chooser.set_input_files({"name": "y.png", "mimeType": "image/png", "buffer": b"<svg onload=alert(1)>"})

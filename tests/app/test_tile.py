@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probe_app.tile import KeptView, zoomed
+from probe_app.tile import KeptView
 from small_models import letters, llama
 
 import probe
@@ -49,11 +49,3 @@ def test_without_queries_and_keys_there_are_blocks(reports: Path) -> None:
     tile, *_ = view.tile("0-8", None)
     assert tile.sizes["query_pos"] == 8
     assert view.rows(0, 8) is None
-
-
-def test_a_drag_is_a_range() -> None:
-    """Ranges of a drag, in either direction, and a double-click for the whole."""
-    drag = {"xaxis.range[0]": 4.6, "xaxis.range[1]": 9.4, "yaxis.range[0]": 20.4, "yaxis.range[1]": 11.6}
-    assert zoomed(drag) == {"q": "12-21", "k": "5-10"}
-    assert zoomed({"xaxis.autorange": True}) == {"q": "", "k": ""}
-    assert zoomed({"autosize": True}) is None

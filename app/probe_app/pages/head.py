@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import dash
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Input, Output, State, dcc, html
+from dash import MATCH, ClientsideFunction, Input, Output, State, dcc, html
 
 from probe.errors import ProbeError
 from probe_app import figures, sentences
@@ -13,7 +13,7 @@ from probe_app.address import read, span
 from probe_app.head_choice import parse_head
 from probe_app.head_view import head_view
 from probe_app.pages.page import Page
-from probe_app.patches import LARGEST, patches, picture
+from probe_app.patches import patches, picture
 from probe_app.redraw import Redraw
 from probe_app.said import problem
 from probe_app.tokens import STEP
@@ -49,6 +49,7 @@ _OUTPUTS = {
     "values": Output("head-values", "data"),
     "legend": Output("head-legend", "children"),
     "sentences": Output("head-sentences", "children"),
+    "patches": Output("head-patches", "children"),
     "shown": Output("head-shown", "data"),
 }
 
@@ -79,7 +80,7 @@ class Head(Page):
                 dmc.Group(_choices(told), align="flex-start"),
                 html.Div(told["facts"], id="head-facts"),
                 dmc.Grid(columns),
-                html.Div(_patches(), id="head-patches", hidden=True),
+                html.Div(told["patches"], id="head-patches"),
                 *_text(told),
                 html.Div(told["sentences"], id="head-sentences"),
                 dcc.Store(id="head-shown", data=redraw.drawn),
@@ -120,13 +121,12 @@ class Head(Page):
         """What answers by itself: the map over an image; and, in the browser alone, setting tokens and zooming."""
 
         @app.callback(
-            Output("head-patches", "hidden"),
-            Output("head-patches-figure", "children"),
-            Output("head-patches-said", "children"),
+            Output({"patches": MATCH, "what": "figure"}, "children"),
+            Output({"patches": MATCH, "what": "said"}, "children"),
             Input(_OWN, "search"),
-            Input("head-picture", "contents"),
+            Input({"patches": MATCH, "what": "picture"}, "contents"),
         )
-        def _over_image(search: str | None, contents: str | None) -> tuple[bool, Any, Any]:
+        def _over_image(search: str | None, contents: str | None) -> tuple[Any, Any]:
             return self._over_image(read(search), contents)
 
         app.clientside_callback(
@@ -143,17 +143,15 @@ class Head(Page):
             prevent_initial_call=True,
         )
 
-    def _over_image(self, fields: Mapping[str, str], contents: str | None) -> tuple[bool, Any, Any]:
-        """Whether there is nothing to lay over an image, and what there is."""
-        asked = fields.get("head") or ""
-        if not asked.startswith("vision.") or not fields.get("report"):
-            return True, None, None
+    def _over_image(self, fields: Mapping[str, str], contents: str | None) -> tuple[Any, Any]:
+        """The map over an image of the reader's, or why there is none."""
         try:
-            report = self.library.open(fields["report"])
-            figure = patches(report, parse_head(asked, report), fields, picture(contents))
+            report = self.library.open(fields.get("report") or "")
+            head = parse_head(fields.get("head"), report)
+            figure = patches(report, head, fields, picture(contents))
         except ProbeError as error:
-            return False, None, problem(error)
-        return False, figures.graph("patches", figure, "Numbers per patch of the image", mark="tile"), None
+            return None, problem(error)
+        return figures.graph("patches", figure, "Numbers per patch of the image", mark="tile"), None
 
 
 def _choices(told: Mapping[str, Any]) -> list[object]:
@@ -187,19 +185,6 @@ def _text(told: Mapping[str, Any]) -> list[object]:
         dcc.Store(id="head-values", data=told["values"]),
         dmc.Text(told["legend"], id="head-legend", size="sm"),
         html.Div(id="tokens", className="tokens", role="list"),
-    ]
-
-
-def _patches() -> list[Any]:
-    """The place of the map over an image, for heads of a vision tower."""
-    choose = dmc.Button("Lay it over the image", variant="default", size="xs")
-    return [
-        dmc.Title("Over the image", order=2, size="h4"),
-        dcc.Upload(
-            choose, id="head-picture", accept="image/png,image/jpeg", max_size=LARGEST, multiple=False
-        ),
-        html.Div(id="head-patches-said"),
-        html.Div(id="head-patches-figure"),
     ]
 
 

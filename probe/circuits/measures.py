@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +14,7 @@ from probe.errors import UnknownNameError
 Numbers = Float[Tensor, "*copy pair"]
 
 
+@runtime_checkable
 class Measure(Protocol):
     """One number per pair. `clean` are the logits of the clean run, which some measures compare with."""
 

@@ -24,7 +24,7 @@ class Norm:
     bias: Float[Tensor, " width"]
     centres: bool
 
-    def centred(self, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+    def centred(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any width"]:
         """The input as the norm scales it."""
         return x - x.mean(-1, keepdim=True) if self.centres else x
 
@@ -40,7 +40,7 @@ class Norm:
         square = (scaled * scaled).sum(-1, keepdim=True)
         found = (scaled * answer).sum(-1, keepdim=True) / square.clamp_min(torch.finfo(x.dtype).tiny)
         if not torch.allclose(
-            scaled * found, answer, rtol=1e-3, atol=1e-3 * float(answer.abs().max()) + 1e-9
+            scaled * found, answer, rtol=1e-3, atol=1e-3 * float(answer.detach().abs().max()) + 1e-9
         ):
             raise CaptureError(
                 f"{type(self.module).__name__} was taken for a norm; its output is not its input times a number per row"
@@ -48,8 +48,8 @@ class Norm:
         return found
 
     def part(
-        self, part: Float[Tensor, "*rows width"], rate: Float[Tensor, "*rows 1"]
-    ) -> Float[Tensor, "*rows width"]:
+        self, part: Float[Tensor, "*parts width"], rate: Float[Tensor, "*#rows 1"]
+    ) -> Float[Tensor, "*parts width"]:
         """What a part of the input adds to the output while the scale is held; parts sum to ``y - bias``."""
         return self.gain * self.centred(part) * rate
 

@@ -70,22 +70,20 @@ class Study:
     measure: Measure
     engine: Engine
     batches: tuple[Batch, ...]
-    logits: dict[tuple[Batch, Side], Float[Tensor, "pair vocab"]]
+    logits: dict[tuple[Batch, Side], Tensor]  # of the last position, [pair of the batch, vocab]
     clean: Float[Tensor, " pair"]
     corrupt: Float[Tensor, " pair"]
     accuracy: float  # on clean prompts
     corrupt_accuracy: float  # share of corrupt prompts on which right beats wrong: low where corruption works
     started: str = field(default_factory=utc_now)
 
-    def numbers(self, batch: Batch, logits: Float[Tensor, "*copy pair vocab"]) -> Float[Tensor, "*copy pair"]:
+    def numbers(self, batch: Batch, logits: Float[Tensor, "*copy pair vocab"]) -> Float[Tensor, "..."]:
         """The measure's numbers of a run of a batch, as float64 on the CPU."""
         return self.measure(logits.double(), batch, self.logits[batch, "clean"].double()).cpu()
 
-    def joined(self, parts: Sequence[Float[Tensor, "*copy pair"]]) -> Float[Tensor, "*copy pair"]:
+    def joined(self, parts: Sequence[Float[Tensor, "*copy _"]]) -> Float[Tensor, "..."]:
         """Numbers of the batches, back in the order of the pairs."""
-        order = torch.tensor([number for batch in self.batches for number in batch.numbers])
-        found = torch.cat(list(parts), dim=-1)
-        return found[..., torch.argsort(order)]
+        return in_order(self.batches, parts)
 
     def base(self, side: Side) -> Float[Tensor, " pair"]:
         """The measure without a patch."""
@@ -105,6 +103,14 @@ class Study:
             f"{self.corrupt_accuracy:.0%} of corrupt prompts"
         )
         return [said, *self.pairs.notes, *self.loaded.notes, *self.engine.notes]
+
+
+def in_order(
+    groups: Sequence[Batch], parts: Sequence[Float[Tensor, "*copy _"]]
+) -> Float[Tensor, "..."]:
+    """Numbers of batches, in the order of the pairs they are of."""
+    order = torch.tensor([number for batch in groups for number in batch.numbers])
+    return torch.cat(list(parts), dim=-1)[..., torch.argsort(order)]
 
 
 Pairs = str | PairSet | Sequence[Pair]
@@ -152,25 +158,20 @@ def _checked(
     groups: tuple[Batch, ...],
     logits: dict[tuple[Batch, Side], Tensor],
 ) -> Study:
-    measure, right = measure_of(options.measure), measure_of("accuracy")
-    empty = torch.empty(0)
-    bare = Study(running.loaded, pairs, options, measure, running, groups, logits, empty, empty, 0.0, 0.0)
+    measure = measure_of(options.measure)
 
     def all_of(side: Side, one: Measure) -> Tensor:
-        return bare.joined(
-            [
-                one(logits[batch, side].double(), batch, logits[batch, "clean"].double()).cpu()
-                for batch in groups
-            ]
-        )
+        numbers = [
+            one(logits[batch, side].double(), batch, logits[batch, "clean"].double()).cpu()
+            for batch in groups
+        ]
+        return in_order(groups, numbers)
 
-    made = replace(
-        bare,
-        clean=all_of("clean", measure),
-        corrupt=all_of("corrupt", measure),
-        accuracy=float(all_of("clean", right).mean()),
-        corrupt_accuracy=float(all_of("corrupt", right).mean()),
-    )
+    shares = [float(all_of(side, measure_of("accuracy")).mean()) for side in ("clean", "corrupt")]  # type: ignore[arg-type]
+    made = Study(
+        running.loaded, pairs, options, measure, running, groups, logits, all_of("clean", measure),
+        all_of("corrupt", measure), shares[0], shares[1],
+    )  # fmt: skip
     if made.accuracy < options.min_accuracy:
         raise UsageError(
             f"the circuit of {pairs.task} in {running.loaded.name} was asked; the model puts right before wrong on "

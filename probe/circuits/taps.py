@@ -29,8 +29,8 @@ class Write:
     Rows of a forward are copies of the pairs, one copy after another; a source without an axis of copies serves all.
     """
 
-    source: Float[Tensor, "*#copy pair unit position width"]
-    mask: Bool[Tensor, "copy #pair #unit #position"]
+    source: Float[Tensor, "*copies pair unit position width"]
+    mask: Bool[Tensor, "copy_or_1 pair_or_1 unit_or_1 position_or_1"]
 
     def over(
         self, value: Float[Tensor, "row unit position width"], start: int = 0
@@ -265,7 +265,7 @@ class Taps:
         return Edits(probs=(BlockEdit(apply),))
 
     def attended(self, call: AttentionCall, attended: Attended) -> Attended:
-        """z as written; z and patterns are read here."""
+        """The result with z as written; z and patterns are read here."""
         if not self._mine(call) or attended.z is None:
             return attended
         key: Key = ("z", call.place.layer)

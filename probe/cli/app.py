@@ -8,6 +8,7 @@ import typer
 import probe
 from probe.cli.ablate import ablate
 from probe.cli.analyze import analyze
+from probe.cli.circuits import circuits
 from probe.cli.extensions import Commands
 from probe.cli.fetch import fetch
 from probe.cli.generate import generate
@@ -38,7 +39,7 @@ def _root(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    analyze, ablate, sweep, patterns, score, generate, replay, show, taxonomy, metrics, interventions, fetch,
+    analyze, ablate, sweep, circuits, patterns, score, generate, replay, show, taxonomy, metrics, interventions, fetch,
 )  # fmt: skip
 
 

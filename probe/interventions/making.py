@@ -39,7 +39,7 @@ def make(spec: str, **more: Any) -> Any:
     for key, text in parsed.params.items():
         if key not in known:
             raise UnknownNameError.of(f"parameter of {name}", key, known)
-        values[key] = _read(text, known[key].annotation, f"{name}: {key}")
+        values[key] = read_value(text, known[key].annotation, f"{name}: {key}")
     for key, value in more.items():
         if key in values:
             raise UsageError(f"{spec!r} was asked with {key} given apart; give {key} once")
@@ -79,7 +79,8 @@ def _legacy(spec: str) -> str:
     return f"scale:alpha={value}" if name == "scale" and equals else spec
 
 
-def _read(text: str, annotation: Any, where: str) -> Any:
+def read_value(text: str, annotation: Any, where: str) -> Any:
+    """Text as a value of an annotation; raises `UsageError` that begins with `where` and says what is allowed."""
     kind, allowed = _reader(annotation)
     try:
         return kind(text)

@@ -23,6 +23,7 @@ def _imported(code: str) -> set[str]:
         ["analyze", "--help"],
         ["ablate", "--help"],
         ["sweep", "--help"],
+        ["circuits", "--help"],
         ["show", "--help"],
         ["--version"],
         [],

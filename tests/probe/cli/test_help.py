@@ -15,6 +15,7 @@ from probe.cli import extensions, main
         "analyze",
         "ablate",
         "sweep",
+        "circuits",
         "patterns",
         "score",
         "generate",

@@ -23,6 +23,41 @@ METHODS: Mapping[str, Method] = {
         "How much of the difference between two runs one value carries, by putting it into the other run",
         "Zhang & Nanda 2024 (arXiv:2309.16042)",
     ),
+    "attribution_patching": Method(
+        "probe.circuits.attribution:attribution_patching",
+        "What activation patching would find, to first order: every node from two forwards and one backward",
+        "Nanda 2023; Syed et al. 2024 (arXiv:2310.10348)",
+    ),
+    "integrated_gradients": Method(
+        "probe.circuits.integrated:integrated_gradients",
+        "What each value carries of the difference, by its mean gradient between the two prompts' embeddings",
+        "Hanna et al. 2024 (arXiv:2403.17806)",
+    ),
+    "relp": Method(
+        "probe.circuits.relp:relp",
+        "Attribution patching with relevance (LN, identity, half and attention rules) in the place of the gradient",
+        "Jafari et al. 2025 (arXiv:2508.21258)",
+    ),
+    "all_for_one": Method(
+        "probe.circuits.all_for_one:all_for_one",
+        "Whether a task is solved although tokens wait, then only the last one looks back, in few layers",
+        "Mamidanna et al. 2025 (arXiv:2509.09650)",
+    ),
+    "logit_attribution": Method(
+        "probe.circuits.direct:logit_attribution",
+        "What each head, MLP and the embedding add to the logit difference themselves, and from which source token",
+        "Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)",
+    ),
+    "head_lens": Method(
+        "probe.circuits.lens_of_heads:head_lens",
+        "Which tokens each head's own write promotes and suppresses, and where the right answer stands among them",
+        "nostalgebraist 2020 (the logit lens), per head",
+    ),
+    "path_patching": Method(
+        "probe.circuits.path_patching:path_patching",
+        "How much of the difference between two runs goes from a head to chosen receivers, all other heads frozen",
+        "Wang et al. 2023 (arXiv:2211.00593); Merullo et al. 2024 (arXiv:2310.08744)",
+    ),
 }
 
 #: Short names on the command line and in `method`.

@@ -38,7 +38,7 @@ def following_each(text: str, mores: Sequence[str], tokenizer: Any) -> list[tupl
 
 def known_tokens(said: Sequence[tuple[int, ...]], tokenizer: Any) -> list[bool]:
     """Which texts are one token each that this tokenizer knows and that no earlier one of them is."""
-    seen = {(getattr(tokenizer, "unk_token_id", None),)}
+    seen: set[tuple[Any, ...]] = {(getattr(tokenizer, "unk_token_id", None),)}
     known = []
     for ids in said:
         known.append(len(ids) == 1 and ids not in seen)

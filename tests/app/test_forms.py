@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from probe_app.models import Models
+from probe_app.offered import SUITES, checked_specs, choices
 from probe_app.pages.intervene import request, toggled
-from probe_app.pages.run import checked_specs, uploaded, whole
+from probe_app.pages.run import uploaded, whole
 
+from probe.analysis import suites
 from probe.errors import ProbeError, UsageError
 
 
@@ -81,7 +83,16 @@ def test_numbers_and_specs() -> None:
             whole(wrong, "n", 1)
     with pytest.raises(UsageError, match="twice"):
         checked_specs(["sink", "sink"])
-    assert checked_specs(["sink:n=4"]) == ["sink:n=4"]
+    assert checked_specs(["sink:n=4", "suite:sinks"]) == ["sink:n=4", "suite:sinks"]
+    with pytest.raises(ProbeError, match="suite"):
+        checked_specs(["suite:sink"])
+
+
+def test_the_form_offers_what_an_analysis_knows() -> None:
+    """Every suite, and every name in the form that its checks take."""
+    assert set(SUITES) == {*suites.SUITES, "all"}
+    names = [name for group in choices() for name in group["items"]]
+    assert checked_specs(names) == names
 
 
 def test_a_click_chooses_and_the_next_leaves_out() -> None:

@@ -101,6 +101,7 @@ class Intervene(Page):
         figures.connect(app, "edit")
         figures.connect(app, "pick")
         self._choosing(app)
+        self._taking(app)
 
         @app.callback(
             Output("intervene-address", "search"),
@@ -157,6 +158,8 @@ class Intervene(Page):
             return None if found is None else edit_shown(found, reports)
 
     def _choosing(self, app: dash.Dash) -> None:
+        """Which report and metric heads are chosen by, and their map."""
+
         @app.callback(
             Output("edit-report", "data"),
             Output("edit-report", "value"),
@@ -182,6 +185,9 @@ class Intervene(Page):
             drawn = head_map(answer.head_map, title=kept, unit=answer.unit, tower=answer.tower)
             picked = figures.graph("pick", drawn, f"Map of {kept}", mark="pick")
             return names, chosen, keys, kept, head_names(report), picked
+
+    def _taking(self, app: dash.Dash) -> None:
+        """Heads taken by rank or from the map, and a preset's intervention."""
 
         @app.callback(
             Output("edit-heads", "value"),

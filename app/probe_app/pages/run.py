@@ -9,11 +9,11 @@ import dash
 import dash_mantine_components as dmc
 from dash import ALL, Input, Output, State, dcc, html
 
-from probe.errors import UsageError
-from probe.metrics.table import BUILT_IN
-from probe.terms import DEFAULT_METRICS, Spec
+from probe.errors import ProbeError, UsageError
+from probe.terms import DEFAULT_METRICS
 from probe_app.address import write
 from probe_app.job_view import job_list
+from probe_app.offered import checked_specs, choices
 from probe_app.pages.page import Page
 
 LARGEST = 2**20  # bytes of an uploaded text
@@ -37,7 +37,8 @@ class Run(Page):
                              description="Left empty, the text that ships with probe is read."),
                 dcc.Upload(dmc.Button("Read a text file", variant="default", size="xs"), id="run-file",
                            accept=".txt,.md,text/plain", max_size=LARGEST, multiple=False),
-                dmc.TagsInput(id="run-metrics", label="Metrics", data=sorted(BUILT_IN), value=list(DEFAULT_METRICS),
+                dmc.TagsInput(id="run-metrics", label="Metrics, experiments and suites", data=choices(),
+                              value=list(DEFAULT_METRICS),
                               description="Names, with parameters where you want them: sink:n=4"),
                 dmc.Group(
                     [
@@ -99,9 +100,14 @@ class Run(Page):
                         "keep": keep if keep in ("map", "qk") else "map",
                     }
                 )
-            except UsageError as error:
+            except ProbeError as error:
                 return dmc.Alert(str(error), color="red", id="run-refused")
             return dmc.Text(f"Started {name}. You may close this page.", size="sm")
+
+        self._besides(app)
+
+    def _besides(self, app: dash.Dash) -> None:
+        """Read a file into the form, follow the runs, and end one."""
 
         @app.callback(
             Output("run-text", "value"),
@@ -127,13 +133,6 @@ class Run(Page):
             if isinstance(asked, dict) and any(clicks):
                 self.jobs.cancel(str(asked["cancel"]))
             return job_list(self.jobs, "analyze")
-
-
-def checked_specs(specs: list[str]) -> list[str]:
-    """Metric specs, each one looked at for its form; raises `UsageError`."""
-    if len(set(specs)) < len(specs):
-        raise UsageError("a metric was asked twice; name each once")
-    return [Spec.parse(spec).text for spec in specs]
 
 
 def whole(value: Any, name: str, low: int) -> int | None:

@@ -1,12 +1,12 @@
 """The difference of two head maps as a picture: one colour where the second is higher, another where it is lower."""
 
 import numpy as np
-import plotly.colors
 import plotly.graph_objects as go
 import xarray as xr
 
 from probe.errors import ReportError
 from probe.plots.head_map import head_map
+from probe.plots.theme import diverging
 from probe.report.ranking import cells
 
 
@@ -32,7 +32,5 @@ def difference_map(
     figure = head_map(delta, title=title, unit=unit, tower=tower)
     finite = np.abs(delta.values[np.isfinite(delta.values)])
     most = float(finite.max()) if finite.size else 1.0
-    figure.update_traces(
-        colorscale=plotly.colors.get_colorscale("balance"), zmid=0.0, zmin=-most or -1.0, zmax=most or 1.0
-    )
+    figure.update_traces(colorscale=diverging(), zmid=0.0, zmin=-most or -1.0, zmax=most or 1.0)
     return figure

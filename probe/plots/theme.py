@@ -1,7 +1,8 @@
-"""How every figure looks: one template and one colour scale (cividis, safe for colour-blind readers)."""
+"""How every figure looks: one template, one colour scale (cividis) and one with two ends, safe for colour blindness."""
 
 from typing import Any
 
+import plotly.colors
 import plotly.graph_objects as go
 
 from probe.report.ramp import UNDEFINED, stops
@@ -24,6 +25,21 @@ TEMPLATE = go.layout.Template(
 def colorscale() -> list[list[float | str]]:
     """The colour scale as plotly takes it, 0 dark to 1 bright."""
     return [[place, color] for place, color in stops()]
+
+
+def diverging() -> list[list[float | str]]:
+    """Two colours that part at zero, blue below and red above, safe for colour-blind readers."""
+    scale: list[list[float | str]] = plotly.colors.get_colorscale("balance")
+    return scale
+
+
+def signed(value: float) -> str:
+    """The one of those two colours that a bar or a line has: red for 0 and above, blue below.
+
+    >>> signed(-0.1), signed(0.1)
+    ('rgb(11, 102, 189)', 'rgb(172, 43, 36)')
+    """
+    return "rgb(172, 43, 36)" if value >= 0 else "rgb(11, 102, 189)"
 
 
 def steady(bar: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ METHODS: Mapping[str, Method] = {
         "Hanna et al. 2024 (arXiv:2403.17806)",
     ),
     "relp": Method(
-        "probe.circuits.relp:relp",
+        "probe.circuits.relevance:relp",
         "Attribution patching with relevance (LN, identity, half and attention rules) in the place of the gradient",
         "Jafari et al. 2025 (arXiv:2508.21258)",
     ),
@@ -57,6 +57,11 @@ METHODS: Mapping[str, Method] = {
         "probe.circuits.path_patching:path_patching",
         "How much of the difference between two runs goes from a head to chosen receivers, all other heads frozen",
         "Wang et al. 2023 (arXiv:2211.00593); Merullo et al. 2024 (arXiv:2310.08744)",
+    ),
+    "attention_subset": Method(
+        "probe.circuits.attention_subset:attention_subset",
+        "The smallest set of attention layers that carries the answer to the last token, and what the others carry",
+        "after Ben-Artzy & Schwartz 2024 (arXiv:2409.03621)",
     ),
 }
 

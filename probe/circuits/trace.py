@@ -13,6 +13,8 @@ from probe.circuits.taps import Seen, Taps
 from probe.errors import CaptureError
 from probe.seam.call import AttentionCall
 
+_ALL = slice(None)
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -50,12 +52,13 @@ class Trace:
 
     @torch.no_grad()
     def head_writes(
-        self, layer: int
+        self, layer: int, rows: slice = _ALL
     ) -> tuple[Float[Tensor, "pair head position d_model"], Float[Tensor, "pair position d_model"]]:
         """What each head adds to the stream in a layer, and what attention adds beside its heads (biases).
 
         Both sum to ``attn_out``. Where a norm stands between W_O and the stream its scale is held, so that parts of
-        what it is given are parts of what it adds. Values must have been read for ``z``.
+        what it is given are parts of what it adds. Values must have been read for ``z``; `rows` are the positions
+        that are wanted.
 
         Raises:
             CaptureError: what a head adds cannot be told in this model.
@@ -67,10 +70,11 @@ class Trace:
                 f"what each head of layer {layer} adds was asked; W_O of {block.place.module} could not be told: use "
                 "attn_out"
             )
+        size, given = given.shape[:2], given[:, rows]
         heads = projection.head_out(given, list(range(projection.n_heads)))
         rest = projection.module.forward(given.new_zeros(1, 1, given.shape[-1])).expand(*given.shape[:2], -1)
         if block.post is not None:
-            before, after = self.normed[layer]
+            before, after = (one.reshape(*size, -1)[:, rows] for one in self.normed[layer])
             rate = block.post.rate(before, after)
             heads = block.post.part(heads, rate[:, None])
             rest = block.post.part(rest, rate) + block.post.bias

@@ -12,7 +12,7 @@ _LATER = "/dash_ag_grid/"  # the table of heads is drawn after the figures
 _UNUSED = "/dash_table/"
 
 
-class App(dash.Dash):
+class App(dash.Dash):  # type: ignore[misc]  # Dash has no types
     """Dash, with its scripts in the order in which they are needed.
 
     Of Plotly there is the part that draws maps, points and lines, a third of the whole, and it comes along with the

@@ -51,7 +51,7 @@ def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw, g
 
 def _nothing(redraw: Redraw, search: str, why: object) -> dict[str, Any]:
     redraw.drawn.clear()
-    empty = {"keys": [], "metrics": [], "maps": None, "table": None, "further": None}
+    empty: dict[str, Any] = {"keys": [], "metrics": [], "maps": None, "table": None, "further": None}
     return {**empty, "search": search, "facts": why}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import dash_mantine_components as dmc
 import numpy as np
@@ -31,13 +32,13 @@ def sentence_cards(report: Report, view: KeptView) -> list[object]:
         texts = sentence_texts(report, answer, row)
         own = _own(view, answer, row)
         if own is not None:
-            cards.append(_card(f"{key}/own", f"Sentences, {view.head}", lambda a=own, t=texts: sentence_map(
-                a, _OWN, sentences=t, title=f"What sentences give to earlier ones: {view.head}")))  # fmt: skip
-        cards.extend(
-            _card(f"{key}/{name}", f"Sentences, {name} of {key}", lambda a=answer, n=name, r=row, t=texts: sentence_map(
-                a, n, prompt=r, sentences=t))
-            for name in ("map", "suppression") if name in answer.extra
-        )  # fmt: skip
+            title = f"What sentences give to earlier ones: {view.head}"
+            draw = partial(sentence_map, own, _OWN, sentences=texts, title=title)
+            cards.append(_card(f"{key}/own", f"Sentences, {view.head}", draw))
+        for name in ("map", "suppression"):
+            if name in answer.extra:
+                draw = partial(sentence_map, answer, name, prompt=row, sentences=texts)
+                cards.append(_card(f"{key}/{name}", f"Sentences, {name} of {key}", draw))
     title = dmc.Title("Sentences", order=2, size="h4")
     return [title, dmc.SimpleGrid(cards, cols={"base": 1, "lg": 2})] if cards else []
 
@@ -68,7 +69,7 @@ def _number(report: Report, name: str) -> int | None:
 def _bounds(answer: Answer, row: int) -> np.ndarray:
     """First token and token after the last of every sentence, ``[sentence, 2]``."""
     both = np.stack([answer.extra[name].values[row] for name in ("start", "stop")], axis=1)
-    return both[np.isfinite(both).all(1)].astype(np.int64)
+    return np.asarray(both[np.isfinite(both).all(1)], dtype=np.int64)
 
 
 def _own(view: KeptView, answer: Answer, row: int) -> Answer | None:

@@ -63,6 +63,16 @@ METHODS: Mapping[str, Method] = {
         "The smallest set of attention layers that carries the answer to the last token, and what the others carry",
         "after Ben-Artzy & Schwartz 2024 (arXiv:2409.03621)",
     ),
+    "double_dissociation": Method(
+        "probe.circuits.double_dissociation:double_dissociation",
+        "What the loss of each of two tasks' heads costs either task, against random heads",
+        "after Disentangling Recall and Reasoning 2025",
+    ),
+    "head_roles": Method(
+        "probe.circuits.head_roles:head_roles",
+        "Which heads are name movers, S-inhibition, induction, duplicate- or previous-token heads, by what they do",
+        "Wang et al. 2023 (arXiv:2211.00593)",
+    ),
 }
 
 #: Short names on the command line and in `method`.

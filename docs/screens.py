@@ -38,10 +38,11 @@ def analyzed(folder: Path) -> None:
     probe = str(Path(sys.executable).with_name("probe"))
     asked = [part for metric in METRICS for part in ("--metric", metric)]
     retrieval = ["--metric", "retrieval:lengths=500,depths=0.1+0.5+0.9,needles=2"]
-    story = ["--max-tokens", "512", "--keep", "qk", *asked, *retrieval, "--out", str(folder / "story")]
+    more = [*asked, *retrieval, "--metric", "thought_anchors"]
+    story = ["--max-tokens", "512", "--keep", "qk", *more, "--out", str(folder / "story")]
     mill = ["--text", TEXT, *asked, "--out", str(folder / "mill")]
-    for more in (mill, story):
-        subprocess.run([probe, "analyze", *more], check=True, stdout=subprocess.DEVNULL)
+    for run in (mill, story):
+        subprocess.run([probe, "analyze", *run], check=True, stdout=subprocess.DEVNULL)
 
 
 def edited(page: Any, base: str) -> str:
@@ -91,6 +92,7 @@ def _pictures(page: Any, base: str, addresses: dict[str, str], out: Path, kind: 
     for name, address in addresses.items():
         page.goto(base + address)
         page.wait_for_selector("#page label")
+        page.wait_for_selector(".ag-row") if name == "overview" else None
         page.wait_for_load_state("networkidle") if name not in ("run", "intervene") else None
         page.wait_for_timeout(2000)
         page.screenshot(path=out / f"{name}-{kind}.png", full_page=True)

@@ -13,6 +13,7 @@ from probe.report.answer import Answer
 from probe.report.taxonomy import taxonomy
 from probe_app import figures
 from probe_app.said import problem
+from probe_app.sentences import sentence_texts
 
 MARK = "further"
 
@@ -38,9 +39,10 @@ def _drawings(report: Report, key: str, answer: Answer) -> Iterator[tuple[str, s
         yield f"{key}/tests", f"Tests of {key}", lambda: retrieval_grid(answer)
     if {"waad", "fai", "peak:waad"} <= set(extra):
         yield f"{key}/rhythm", f"Rhythm of {key}", lambda: token_rhythm(answer, tokens=texts or None)
+    said = sentence_texts(report, answer, 0) if "start" in extra and "map" in extra else None
     for name in ("map", "suppression"):
         if name in extra and "sentence" in " ".join(map(str, extra[name].dims)):
-            yield f"{key}/{name}", f"Sentences of {key}", partial(sentence_map, answer, name)
+            yield f"{key}/{name}", f"Sentences of {key}", partial(sentence_map, answer, name, sentences=said)
 
 
 def heads_by_kind(report: Report) -> object:

@@ -48,13 +48,13 @@ def prompt_row(report: Report, answer: Answer, prompt: int) -> int | None:
     start = answer.extra.get("start")
     if start is None or start.dims != ("prompt", "sentence") or prompt >= len(report.prompts):
         return None
-    found = np.flatnonzero(start["prompt"].values.astype(str) == report.prompts[prompt].id)
-    return int(found[0]) if len(found) else None
+    rows = _numbers(report, answer)
+    return rows.index(prompt) if prompt in rows else None
 
 
 def sentence_texts(report: Report, answer: Answer, row: int) -> list[str] | None:
     """The sentences of a prompt as text; None where the report keeps no text."""
-    number = _number(report, str(answer.extra["start"]["prompt"].values[row]))
+    number = _numbers(report, answer)[row]
     tokens = report.prompts[number].str_tokens if number is not None else ()
     bounds = _bounds(answer, row)
     if not tokens or (len(bounds) and bounds[-1, 1] > len(tokens)):
@@ -62,8 +62,14 @@ def sentence_texts(report: Report, answer: Answer, row: int) -> list[str] | None
     return ["".join(tokens[start:stop]) for start, stop in bounds]
 
 
-def _number(report: Report, name: str) -> int | None:
-    return next((number for number, prompt in enumerate(report.prompts) if prompt.id == name), None)
+def _numbers(report: Report, answer: Answer) -> list[int | None]:
+    """Which prompt of the report each row is of."""
+    names = [str(name) for name in answer.extra["start"]["prompt"].values]
+    known = {prompt.id: number for number, prompt in enumerate(report.prompts)}
+    if not known.keys() & set(names) and len(names) == len(report.prompts):
+        # An experiment names the text that ships with probe in its own way.
+        return list(range(len(names)))
+    return [known.get(name) for name in names]
 
 
 def _bounds(answer: Answer, row: int) -> np.ndarray:

@@ -49,7 +49,7 @@ def sentence_map(
         y=list(range(count)),
         customdata=[[[texts[row], texts[column]] for column in range(count)] for row in range(count)],
         colorscale=colorscale(),
-        colorbar={"title": {"text": escape(_UNITS.get(name, name))}},
+        colorbar={"title": {"text": escape(_UNITS.get(name, name)), "side": "right"}},
         hovertemplate="sentence %{y}: %{customdata[0]}<br>source %{x}: %{customdata[1]}<br>%{z:.4g}<extra></extra>",
         hoverongaps=False,
     )

@@ -79,3 +79,14 @@ def test_where_no_queries_were_kept_there_are_the_receivers_alone(reports: Path,
     pooled = KeptView(KeptRun(reports / "pooled"), HeadId("decoder", 1, 2), 0)
     assert len(sentence_cards(anchored, pooled)[1].children) == 1  # type: ignore[attr-defined]
     assert prompt_row(anchored, anchored.answers[0], 3) is None
+
+
+def test_rows_under_another_name_are_told_by_their_number(anchored: Report) -> None:
+    """The shipped text has a name of its own in an experiment; other prompts must not be taken for it."""
+    answer = anchored.answers[0]
+    renamed = {name: one.assign_coords(prompt=["text"]) for name, one in answer.extra.items()}
+    assert prompt_row(anchored, replace(answer, extra=renamed), 0) == 0
+    twice = Report(
+        anchored.answers, anchored.provenance, [*anchored.prompts, replace(anchored.prompts[0], id="b")]
+    )
+    assert prompt_row(twice, replace(answer, extra=renamed), 0) is None

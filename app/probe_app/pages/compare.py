@@ -47,7 +47,7 @@ class Compare(Page):
         content = dmc.Stack(
             [
                 dmc.Group(choices, align="flex-start"),
-                html.Div(told["found"], id="compare-found"),
+                dmc.Stack(told["found"], id="compare-found", gap="xs"),
                 dcc.Store(id="compare-shown", data=redraw.drawn),
             ]
         )

@@ -129,13 +129,14 @@ def _zoom(shown: str) -> Callable[[Page, str], Callable[[], object]]:
 
 
 def _token(page: Page, url: str) -> Callable[[], object]:
-    page.goto(f"{url}/head?report=long&head=L18.H6")
+    """Shaded by where the chosen token looks; the server's values have come when tokens say them on hover."""
+    page.goto(f"{url}/head?report=long&head=L18.H6&by=where+the+chosen+token+looks")
     page.wait_for_selector(".token[data-at='200']")
     page.wait_for_timeout(500)
 
     def act() -> None:
         page.click(".token[data-at='200']")
-        page.wait_for_selector(".token.chosen[data-at='200']")
+        page.wait_for_selector(".token.chosen[data-at='200'][title*=':']")
 
     return act
 
@@ -147,6 +148,7 @@ def _head(page: Page, url: str) -> Callable[[], object]:
     def act() -> None:
         page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
         page.wait_for_selector(".token")
+        page.wait_for_selector(f"[id*=pattern] {FIGURE}")
 
     return act
 

@@ -36,7 +36,11 @@ def _drawings(report: Report, key: str, answer: Answer) -> Iterator[tuple[str, s
     extra = answer.extra
     texts = report.prompts[0].str_tokens if report.prompts else None
     if {"gate", "top_head"} <= set(extra):
-        yield f"{key}/tests", f"Tests of {key}", lambda: retrieval_grid(answer)
+        yield (
+            f"{key}/tests",
+            f"Tests of {key}",
+            lambda: retrieval_grid(answer, title=answer.spec.partition(":")[0]),
+        )
     if {"waad", "fai", "peak:waad"} <= set(extra):
         yield f"{key}/rhythm", f"Rhythm of {key}", lambda: token_rhythm(answer, tokens=texts or None)
     said = sentence_texts(report, answer, 0) if "start" in extra and "map" in extra else None

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, dcc, html
+from dash import Input, Output, State, dcc
 
 from probe.errors import ProbeError, ReportError
 from probe.plots import difference_map, head_map, head_scatter

@@ -44,7 +44,7 @@ class Run(Page):
                     [
                         dmc.NumberInput(id="run-tokens", label="Most tokens", value=512, min=1, max=131072, w=140),
                         dmc.NumberInput(id="run-seed", label="Seed", value=0, min=0, w=100),
-                        dmc.Select(id="run-keep", label="Keep", value="map", allowDeselect=False, w=240,
+                        dmc.Select(id="run-keep", label="Keep", value="map", allowDeselect=False, w=275,
                                    data=[{"value": "map", "label": "a pooled map of every head"},
                                          {"value": "qk", "label": "what exact zooms need"}]),
                     ]

@@ -73,6 +73,51 @@ METHODS: Mapping[str, Method] = {
         "Which heads are name movers, S-inhibition, induction, duplicate- or previous-token heads, by what they do",
         "Wang et al. 2023 (arXiv:2211.00593)",
     ),
+    "commitment_layer": Method(
+        "probe.circuits.commitment:commitment_layer",
+        "From which layer on the last position's states of right and wrong continuations stay apart",
+        "ours; lens after nostalgebraist 2020, continuations after Marín 2026 (arXiv:2603.13259)",
+    ),
+    "discover": Method(
+        "probe.circuits.discovery:discover",
+        "The fewest heads and MLPs that keep a task: faithfulness, completeness, minimality, beside random circuits",
+        "Conmy et al. 2023 (arXiv:2304.14997); Hanna et al. 2024 (arXiv:2403.17806)",
+    ),
+    "successor_heads": Method(
+        "probe.circuits.successors:successor_heads",
+        "Whose OV circuit turns an item of an ordinal list into the one that comes next, from weights alone",
+        "Gould et al. 2024 (arXiv:2312.09230)",
+    ),
+    "copying_heads": Method(
+        "probe.circuits.copying_score:copying_heads",
+        "Whose OV circuit raises the logit of the token that it attends to, from weights alone",
+        "Wang et al. 2023 (arXiv:2211.00593); Elhage et al. 2021",
+    ),
+    "composition": Method(
+        "probe.circuits.composing:composition",
+        "How much of what one head writes lies where a later one reads, beyond chance, from weights alone",
+        "Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)",
+    ),
+    "circuit_overlap": Method(
+        "probe.circuits.circuit_overlap:circuit_overlap",
+        "How many of the heads that one task uses another one uses too, beside random heads",
+        "Merullo et al. 2024 (arXiv:2310.08744)",
+    ),
+    "circuit_transfer": Method(
+        "probe.circuits.circuit_transfer:circuit_transfer",
+        "Whether a task is solved better once the inhibition heads of another look at its wrong options",
+        "Merullo et al. 2024 (arXiv:2310.08744)",
+    ),
+    "attribution_heads": Method(
+        "probe.circuits.attribution_heads:attribution_heads",
+        "The circuits that answer from the context and from memory, and the sentence that an answer comes from",
+        "Basu et al. 2025 (AttnAttrib)",
+    ),
+    "subspace": Method(
+        "probe.circuits.subspace:subspace",
+        "How few dimensions of a head's queries, keys and values keep what it does",
+        "ours",
+    ),
 }
 
 #: Short names on the command line and in `method`.

@@ -1,20 +1,21 @@
 """What chance would give: as many random heads in the same layers, and the overlap of two random sets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import comb
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.circuits.batches import Batch
-from probe.circuits.nodes import Key, Node
+from probe.circuits.nodes import Key, Node, Side
 from probe.circuits.patching import most_copies, recovery
 from probe.circuits.study import Study
 from probe.circuits.taps import Write
 
 Chosen = Mapping[int, tuple[int, ...]]  # heads by layer
+Units = Mapping[Key, tuple[int, ...]]  # units by node and layer
 
 
 def matched(
@@ -56,44 +57,50 @@ def size(chosen: Chosen) -> int:
     return sum(len(heads) for heads in chosen.values())
 
 
-def together(case: Study, sets: list[Chosen], at: str | None = None) -> Float[Tensor, "set pair"]:
-    """The share of the difference that appears when each set's z of the corrupt run goes into the clean one (noise).
+def nodes(chosen: Chosen, node: Node = "z") -> Units:
+    """Heads as units of a node."""
+    return {(node, layer): heads for layer, heads in chosen.items()}
+
+
+def together(
+    case: Study, sets: Sequence[Units], into: Side = "clean", at: str | None = None
+) -> Float[Tensor, "set pair"]:
+    """The share of the difference that appears when each set's values of the other run are put into one.
 
     Args:
         case: Studied pairs.
-        sets: Heads that are patched together.
+        sets: Units of nodes that are patched together.
+        into: The run that values are put into.
         at: A mark; None = all positions at once.
     """
-    parts = [
-        torch.cat([_patched(case, batch, few, at) for few in _few(case, batch, sets)])
-        for batch in case.batches
-    ]
-    return recovery(case, case.joined(parts), "clean")
+    parts = []
+    for batch in case.batches:
+        step = most_copies(case, batch)
+        few = [sets[start : start + step] for start in range(0, len(sets), step)]
+        parts.append(torch.cat([_patched(case, batch, some, (into, at)) for some in few]))
+    return recovery(case, case.joined(parts), into)
 
 
-def _few(case: Study, batch: Batch, sets: list[Chosen]) -> list[list[Chosen]]:
-    step = most_copies(case, batch)
-    return [sets[start : start + step] for start in range(0, len(sets), step)]
-
-
-def _patched(case: Study, batch: Batch, sets: list[Chosen], at: str | None) -> Tensor:
-    trace = case.engine.record(batch, "corrupt", ["z"])
+def _patched(case: Study, batch: Batch, sets: Sequence[Units], where: tuple[Side, str | None]) -> Tensor:
+    into, at = where
+    if not any(sets):
+        return case.numbers(batch, case.logits[batch, into].expand(len(sets), -1, -1))
+    other: Side = "corrupt" if into == "clean" else "clean"
+    trace = case.engine.record(batch, other, {node for one in sets for node, _ in one})
     place = torch.ones(1, batch.length, dtype=torch.bool) if at is None else batch.positions(at)
-    logits = (
-        case.engine.patched(batch, "clean", masked_writes(trace.value, "z", sets, place), len(sets))
-        if any(sets)
-        else case.logits[batch, "clean"].expand(len(sets), -1, -1)
-    )
-    return case.numbers(batch, logits)
+    writes = masked_writes(trace.value, sets, place)
+    return case.numbers(batch, case.engine.patched(batch, into, writes, len(sets)))
 
 
-def masked_writes(value: object, node: Node, sets: list[Chosen], place: Tensor) -> dict[Key, Write]:
-    """Writes of a node's values (asked by ``value(node, layer)``) at the heads of each set, one copy per set."""
+def masked_writes(
+    value: Callable[[Node, int], Tensor], sets: Sequence[Units], place: Bool[Tensor, "pair_or_1 position"]
+) -> dict[Key, Write]:
+    """Writes of values at the units of each set and the positions of `place`, one copy per set."""
     writes: dict[Key, Write] = {}
-    for layer in sorted({layer for one in sets for layer in one}):
-        source: Tensor = value(node, layer)  # type: ignore[operator]
+    for key in sorted({key for one in sets for key in one}):
+        source = value(*key)
         flags = torch.zeros(len(sets), 1, source.shape[1], 1, dtype=torch.bool)
         for number, one in enumerate(sets):
-            flags[number, 0, list(one.get(layer, ())), 0] = True
-        writes[node, layer] = Write(source, flags & place[None, :, None])
+            flags[number, 0, list(one.get(key, ())), 0] = True
+        writes[key] = Write(source, flags & place[None, :, None])
     return writes

@@ -1,25 +1,18 @@
 """Head roles on IOI-like tasks: name movers, inhibition and the rest, classified by what they are measured to do."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-import xarray as xr
 
-from probe.circuits.controls import Chosen, matched, size, together
 from probe.circuits.path_patching import BIBTEX
 from probe.circuits.paths import heads_of
-from probe.circuits.receivers import Heads
 from probe.circuits.reporting import Told, labelled, make_report
-from probe.circuits.roles import MARKS, MEASURED, ROLES, Least, Measured, measure_roles
-from probe.circuits.study import CircuitOptions, Pairs, Study, study
-from probe.circuits.tables import Effects
+from probe.circuits.role_tables import measure_table, named_roles, role_effects, role_table
+from probe.circuits.roles import MARKS, MEASURED, ROLES, Least, measure_roles
+from probe.circuits.study import CircuitOptions, Pairs, study
 from probe.errors import UsageError
 from probe.prompts.pairs import PairSet
 from probe.report import Report
-
-RANDOM_SETS = 5
 
 
 def head_roles(
@@ -80,8 +73,13 @@ def head_roles(
             f"Share of the {asked.measure} difference that goes from a head straight to the logits; 1 is all",
             "share of the difference", "Wang et al. 2023 (arXiv:2211.00593)", BIBTEX,
         )  # fmt: skip
-        extra = {**_tables(measured, roles, direct), **_effects(case, heads, roles)}
-        answer = told.answer(direct.map, direct.by_prompt, extra, [*_names(roles), *_legend()])
+        extra = {
+            "measures": measure_table(measured.means, list(MEASURED), heads),
+            "roles": role_table(roles, heads),
+            "expected": labelled(np.array([measured.expected(name) for name in roles]), role=list(roles)),
+            **role_effects(case, heads, roles),
+        }
+        answer = told.answer(direct.map, direct.by_prompt, extra, [*named_roles(roles), *_legend()])
         return make_report(case, [answer], {"method": "head_roles", **vars(least)})
 
 
@@ -104,59 +102,6 @@ def _least(effect: float, attention: float, copying: float) -> Least:
     return Least(effect, attention, copying)
 
 
-def _names(roles: Mapping[str, Chosen]) -> list[str]:
-    made = []
-    for name, chosen in roles.items():
-        listed = [f"L{layer}.H{head}" for layer, some in chosen.items() for head in some]
-        made.append(f"{name}: {', '.join(listed) or 'none'}")
-    return made
-
-
 def _legend() -> list[str]:
     said = ["a previous-token head is told by its attention alone: both runs are the same where it works"]
     return said + [f"{name}: {text}" for name, text in MEASURED.items()]
-
-
-def _tables(measured: Measured, roles: Mapping[str, Chosen], like: Effects) -> dict[str, xr.DataArray]:
-    layers, width = sorted(measured.heads.query), max(measured.heads.query.values())
-
-    def grid(values: Mapping[int, torch.Tensor], empty: float) -> torch.Tensor:
-        whole = torch.full((len(layers), width), empty, dtype=torch.float64)
-        for row, layer in enumerate(layers):
-            if layer in values:
-                whole[row, : len(values[layer])] = values[layer]
-        return whole
-
-    def flags(chosen: Chosen) -> torch.Tensor:
-        made = {layer: torch.zeros(count) for layer, count in measured.heads.query.items()}
-        for layer, some in chosen.items():
-            made[layer][list(some)] = 1
-        return grid(made, torch.nan)
-
-    axes = {"layer": layers, "head": list(range(width))}
-    measures = torch.stack([grid(measured.means.get(name, {}), torch.nan) for name in MEASURED])
-    return {
-        "measures": labelled(measures, measure=list(MEASURED), **axes),
-        "roles": labelled(torch.stack([flags(one) for one in roles.values()]), role=list(roles), **axes),
-        "expected": labelled(np.array([measured.expected(name) for name in roles]), role=list(roles)),
-    }
-
-
-def _effects(case: Study, heads: Heads, roles: Mapping[str, Chosen]) -> dict[str, xr.DataArray]:
-    """What each role's heads carry together, beside random heads of the same layers."""
-    found = {name: chosen for name, chosen in roles.items() if size(chosen)}
-    effect, control = np.full(len(roles), np.nan), np.full((len(roles), RANDOM_SETS), np.nan)
-    if found:
-        drawn = np.random.default_rng(case.options.seed)
-        sets = [
-            one
-            for chosen in found.values()
-            for one in (chosen, *(matched(chosen, heads.query, drawn) for _ in range(RANDOM_SETS)))
-        ]
-        values = together(case, sets).mean(-1).numpy().reshape(len(found), 1 + RANDOM_SETS)
-        rows = [list(roles).index(name) for name in found]
-        effect[rows], control[rows] = values[:, 0], values[:, 1:]
-    return {
-        "role_effect": labelled(effect, role=list(roles)),
-        "random_effect": labelled(control, role=list(roles), draw=list(range(RANDOM_SETS))),
-    }

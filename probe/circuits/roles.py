@@ -10,8 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from probe.circuits.batches import Batch
-from probe.circuits.controls import Chosen, masked_writes
+from probe.circuits.controls import Chosen, masked_writes, nodes
 from probe.circuits.copies import copying
 from probe.circuits.logit_split import READS, split_difference
 from probe.circuits.looks import ByLayer, attention
@@ -184,7 +183,7 @@ def backup(case: Study, movers: Chosen) -> dict[int, Tensor]:
         corrupt = case.engine.record(batch, "corrupt", ["z"])
         means = masked_writes(
             lambda node, layer, one=clean, other=corrupt: (one.value(node, layer) + other.value(node, layer)) / 2,
-            "z", [movers], batch.positions("end"),
+            [nodes(movers)], batch.positions("end"),
         )  # fmt: skip
         held = split_difference(case.engine.record(batch, "clean", READS, means), batch, False).heads
         before = split_difference(clean, batch, False).heads

@@ -20,16 +20,21 @@ def attention(trace: Trace, queries: Positions, keys: Positions) -> ByLayer:
 
 
 def entropy_without_first(trace: Trace, queries: Positions) -> ByLayer:
-    """Entropy of each head's attention at `queries` in nats, the first token left out and the rest scaled to sum to 1.
+    """Entropy of each head's attention at `queries` in nats, without the first token (see `rest_entropy`)."""
+    rows = torch.arange(len(queries))
+    return {
+        layer: rest_entropy(trace.value("pattern", layer)[rows, :, queries].double().cpu()).T
+        for layer in trace.layers("pattern")
+    }
 
-    Without the first token, where most heads rest, low entropy means that a head looks at one thing. A head that pays
-    the rest less than a thousandth has no such entropy (NaN).
+
+def rest_entropy(attention: Float[Tensor, "*rows key"]) -> Float[Tensor, "*rows"]:
+    """Entropy in nats of attention without its first key, the rest scaled to sum to 1.
+
+    Without the first token, where most heads rest, low entropy means that a head looks at one thing. Where the rest is
+    paid less than a thousandth there is no such entropy (NaN).
     """
-    rows, made = torch.arange(len(queries)), {}
-    for layer in trace.layers("pattern"):
-        rest = trace.value("pattern", layer)[rows, :, queries, 1:].double().cpu()
-        mass = rest.sum(-1)
-        shares = rest / mass[..., None].clamp_min(1e-12)
-        entropy = -torch.xlogy(shares, shares).sum(-1)
-        made[layer] = torch.where(mass >= 1e-3, entropy, torch.nan).T
-    return made
+    rest = attention[..., 1:]
+    mass = rest.sum(-1)
+    shares = rest / mass[..., None].clamp_min(1e-12)
+    return torch.where(mass >= 1e-3, -torch.xlogy(shares, shares).sum(-1), torch.nan)

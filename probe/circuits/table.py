@@ -118,6 +118,11 @@ METHODS: Mapping[str, Method] = {
         "How few dimensions of a head's queries, keys and values keep what it does",
         "ours",
     ),
+    "letter_heads": Method(
+        "probe.circuits.letter_heads:letter_heads",
+        "Which heads say the right option's letter, by what they add to the letters and by where they look",
+        "Lieberum et al. 2023 (arXiv:2307.09458)",
+    ),
 }
 
 #: Short names on the command line and in `method`.

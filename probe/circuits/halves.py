@@ -13,8 +13,8 @@ from probe.errors import InputError
 class Halves(NamedTuple):
     """Numbers of the pairs that something is found on, and of those that it is held to."""
 
-    found: Int[Tensor, " pair"]
-    held: Int[Tensor, " pair"]
+    found: Int[Tensor, "_"]
+    held: Int[Tensor, "_"]
 
 
 def halves(case: Study, what: str) -> Halves:

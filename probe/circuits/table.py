@@ -123,6 +123,11 @@ METHODS: Mapping[str, Method] = {
         "Which heads say the right option's letter, by what they add to the letters and by where they look",
         "Lieberum et al. 2023 (arXiv:2307.09458)",
     ),
+    "edge_attribution": Method(
+        "probe.circuits.edges:edge_attribution",
+        "What each path from a head, MLP or the embedding to another's input carries, from one backward pass",
+        "Syed et al. 2024 (arXiv:2310.10348)",
+    ),
 }
 
 #: Short names on the command line and in `method`.

@@ -62,7 +62,7 @@ def fetch_pairs(source: int, asks: int = ASK_A, count: int = 8, seed: int = 0) -
     drawn = np.random.default_rng(seed)
     made = []
     for number in range(count):
-        words = drawn.choice(list(WORDS), POSITIONS - 2).tolist()
+        words = drawn.choice(list(WORDS), POSITIONS - 3).tolist()  # one position is left to go on
         right, wrong = drawn.choice(list(WORDS), 2, replace=False).tolist()
         clean, corrupt = ([BOS, *words, asks] for _ in range(2))
         clean[source], corrupt[source] = right, wrong

@@ -61,7 +61,7 @@ def read_call(spec: str, more: Mapping[str, str]) -> Asked:
     changes: dict[str, Any] = {}
     for key, text in {**parsed.params, **more}.items():
         if key in own:
-            said = NODE_ALIASES.get(text, text) if key == "nodes" else text
+            said = "+".join(NODE_ALIASES.get(one, one) for one in text.split("+")) if key == "nodes" else text
             values[key] = read_value(said, own[key].annotation, f"{name}: {key}")
         elif key in common:
             changes[key] = read_value(text, common[key], f"{name}: {key}")

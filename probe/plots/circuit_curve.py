@@ -15,41 +15,40 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def circuit_curve(
-    curves: xr.DataArray, *, random: xr.DataArray | None = None, title: str | None = None, unit: str = ""
+    curves: xr.DataArray,
+    *,
+    random: xr.DataArray | None = None,
+    interval: xr.DataArray | None = None,
+    title: str | None = None,
+    unit: str = "share of the difference",
 ) -> go.Figure:
     """Draw numbers of circuits over how many parts they have; the band is what random circuits of that size reach.
 
+    The three arrays are ``extra["curve"]``, ``extra["random"]`` and ``extra["interval"]`` of circuit discovery.
+
     Args:
-        curves: Axes (size,) for one curve, or (curve, size) for several that are named (``faithfulness``,
-            ``completeness``); the coordinate ``size`` counts the parts.
-        random: Axes (draw, size): the band spans all draws, a thin line is their mean.
+        curves: Axis ``size`` (its coordinate counts the parts), and where there are several curves one that names them.
+        random: Axis ``size`` and one of draws: the band spans all draws, a thin line is their mean.
+        interval: Axes (size, bound) with bounds ``low`` and ``high``, of the first curve.
         title: Above the figure; the array's own name where there is one.
         unit: Of the numbers, at the axis.
 
     Raises:
         ReportError: other axes.
     """
-    if curves.dims not in (("size",), ("curve", "size")):
-        raise ReportError(
-            f"a curve over sizes was asked; the array has axes {tuple(curves.dims)}: select, to leave (curve, size)"
-        )
-    if random is not None and random.dims != ("draw", "size"):
-        raise ReportError(
-            f"random circuits were given with axes {tuple(random.dims)}: give one curve per draw, (draw, size)"
-        )
+    lines = _lines(curves)
     figure = go.Figure([] if random is None else _band(random))
     sizes = _sizes(curves)
-    for number, (name, values) in enumerate(_lines(curves)):
+    for number, (name, values) in enumerate(lines):
+        color, dash = signed(1.0 if number % 2 == 0 else -1.0), _DASHES[number // 2 % len(_DASHES)]
         figure.add_trace(
             go.Scatter(
                 x=sizes,
                 y=_numbers(values),
                 name=escape(name),
                 mode="lines+markers",
-                line={
-                    "color": signed(1.0 if number % 2 == 0 else -1.0),
-                    "dash": _DASHES[number // 2 % len(_DASHES)],
-                },
+                line={"color": color, "dash": dash},
+                error_y=_whiskers(values, interval) if number == 0 else None,
                 hovertemplate=f"{escape(name)}, %{{x}}: %{{y:.4g}}<extra></extra>",
             )
         )
@@ -64,22 +63,53 @@ def circuit_curve(
     return figure
 
 
+def _other(data: xr.DataArray, what: str) -> str | None:
+    """The axis beside ``size``; raises `ReportError` where there is no size, or more than one beside it."""
+    others = [str(name) for name in data.dims if name != "size"]
+    if "size" not in data.dims or len(others) > 1:
+        raise ReportError(
+            f"{what} over sizes was asked; the array has axes {tuple(data.dims)}: select, to leave size and one more"
+        )
+    return others[0] if others else None
+
+
 def _sizes(data: xr.DataArray) -> list[float]:
     found = data.coords["size"].values if "size" in data.coords else np.arange(data.sizes["size"])
     return np.asarray(found, np.float64).tolist()
 
 
 def _lines(curves: xr.DataArray) -> Sequence[tuple[str, np.ndarray]]:
-    if curves.dims == ("size",):
+    axis = _other(curves, "a curve")
+    if axis is None:
         return [(str(curves.name or "circuit"), np.asarray(curves.values, np.float64))]
-    names = (
-        curves.coords["curve"].values.tolist() if "curve" in curves.coords else range(curves.sizes["curve"])
-    )
-    return [(str(name), np.asarray(one, np.float64)) for name, one in zip(names, curves.values, strict=True)]
+    names = curves.coords[axis].values.tolist() if axis in curves.coords else range(curves.sizes[axis])
+    rows = np.asarray(curves.transpose(axis, "size").values, np.float64)
+    return [(str(name), row) for name, row in zip(names, rows, strict=True)]
+
+
+def _whiskers(values: np.ndarray, interval: xr.DataArray | None) -> dict[str, object] | None:
+    if interval is None:
+        return None
+    if set(interval.dims) != {"size", "bound"} or interval.sizes["size"] != len(values):
+        raise ReportError(
+            f"an interval was given with axes {dict(interval.sizes)}: give bounds low and high of every size"
+        )
+    low, high = (interval.sel(bound=end).values for end in ("low", "high"))
+    above, below = np.nan_to_num(np.maximum(high - values, 0)), np.nan_to_num(np.maximum(values - low, 0))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": above.tolist(),
+        "arrayminus": below.tolist(),
+        "thickness": 1,
+    }
 
 
 def _band(random: xr.DataArray) -> list[go.Scatter]:
-    values = np.asarray(random.values, np.float64)
+    axis = _other(random, "a band of random circuits")
+    if axis is None:
+        raise ReportError("a band of random circuits was asked; there is one draw: give an axis of draws")
+    values = np.asarray(random.transpose(axis, "size").values, np.float64)
     kept = np.isfinite(values).any(axis=0)
     sizes, values = np.array(_sizes(random))[kept], values[:, kept]
     ends = (np.nanmin(values, axis=0), np.nanmax(values, axis=0), np.nanmean(values, axis=0))

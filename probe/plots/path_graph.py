@@ -23,11 +23,13 @@ Place = tuple[float, int]  # across, and the layer's row
 def path_graph(edges: xr.DataArray, *, most: int = 40, title: str = "", unit: str = "") -> go.Figure:
     """Draw the strongest paths between heads, by layer from the embedding at the bottom to the logits at the top.
 
-    A name with ``L4`` in it stands in layer 4 (``L4.H2``, ``L4.H2.q``, ``L4.mlp``); ``embed`` and the like before all,
-    ``logits`` behind all. Queries, keys and values of a head are one node; hovering over a path says which it reaches.
+    A name with ``L4`` in it stands in layer 4 (``L4.H2``, ``L4.H2.q``), an MLP (``L4.MLP``) above the heads of its
+    layer; ``embedding`` before all, ``logits`` behind all. Queries, keys and values of a head are one node; hovering
+    over a path says which it reaches.
 
     Args:
-        edges: Axis (edge,) with coordinates ``sender`` and ``receiver``, such as ``extra["edges"]`` of path patching.
+        edges: ``extra["edges"]`` of path patching, axis (edge,) with coordinates ``sender`` and ``receiver``; or of
+            edge attribution, axes (sender, receiver), undefined where there is no path.
         most: The strongest so many paths are drawn, whatever their sign.
         title: Above the figure.
         unit: Of the numbers, written on hover.
@@ -59,11 +61,15 @@ def path_graph(edges: xr.DataArray, *, most: int = 40, title: str = "", unit: st
 
 
 def _strongest(edges: xr.DataArray, most: int) -> list[Edge]:
-    if edges.dims != ("edge",) or not {"sender", "receiver"} <= set(edges.coords):
+    if edges.dims not in (("edge",), ("sender", "receiver")) or not {"sender", "receiver"} <= set(
+        edges.coords
+    ):
         raise ReportError(
             f"a graph of paths was asked; the array has axes {tuple(edges.dims)}: give one number per edge, with "
             "coordinates sender and receiver"
         )
+    if edges.ndim == 2:
+        edges = edges.stack(edge=("sender", "receiver"))
     if most < 1:
         raise ReportError(f"the {most} strongest paths were asked; ask for at least 1")
     names = (edges.coords[end].values.tolist() for end in ("sender", "receiver"))
@@ -82,7 +88,8 @@ def _layer(name: str) -> float:
     """Which layer a node stands in; the logits behind all of them, anything without a layer before."""
     found = _LAYER.search(name)
     if found is not None:
-        return int(found[1])
+        # An MLP reads what the heads of its layer write.
+        return int(found[1]) + (0.5 if name.lower().endswith(".mlp") else 0.0)
     return np.inf if name.startswith("logit") else -1
 
 
@@ -102,7 +109,9 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _row_name(layer: float) -> str:
-    return "" if layer == -1 else "out" if layer == np.inf else str(int(layer))
+    if np.isinf(layer) or layer < 0:
+        return "out" if layer > 0 else "in"
+    return f"{int(layer)} MLP" if layer % 1 else str(int(layer))
 
 
 def _line(edge: Edge, places: dict[str, Place], largest: float) -> go.Scatter:

@@ -18,6 +18,11 @@ def test_a_spec_and_flags_become_parameters_and_options() -> None:
     assert asked.takes_options
 
 
+def test_several_values_are_joined() -> None:
+    """By ``+``, each by its own name or a short one."""
+    assert read_call("attribution", {"nodes": "heads+mlp+k"}).values == {"nodes": "z+mlp_out+k"}
+
+
 def test_what_is_not_said_is_left_to_the_method() -> None:
     """No parameter is passed that nobody gave."""
     asked = read_call("activation_patching", {})

@@ -56,5 +56,27 @@ def test_other_axes_are_refused() -> None:
     """Of the curves and of the draws."""
     with pytest.raises(ReportError, match=r"\('layer',\)"):
         circuit_curve(xr.DataArray([1.0], dims=("layer",)))
-    with pytest.raises(ReportError, match="one curve per draw"):
-        circuit_curve(xr.DataArray([1.0], dims=("size",)), random=xr.DataArray([1.0], dims=("size",)))
+    one = xr.DataArray([1.0], dims=("size",))
+    with pytest.raises(ReportError, match="one draw"):
+        circuit_curve(one, random=one)
+    with pytest.raises(ReportError, match="select"):
+        circuit_curve(one, random=xr.DataArray(np.ones((1, 1, 1)), dims=("a", "b", "size")))
+    with pytest.raises(ReportError, match="bounds low and high"):
+        circuit_curve(one, interval=one)
+
+
+def test_the_first_curve_has_its_interval() -> None:
+    """Whiskers end at the bounds; axes may come in either order."""
+    curves = xr.DataArray(
+        [[0.2, 0.9], [0.5, 0.4], [0.8, 0.1]],
+        {"size": SIZES, "kind": ["faithfulness", "completeness"]},
+        ("size", "kind"),
+    )
+    bounds = xr.DataArray(
+        [[0.1, 0.4], [0.3, 0.6], [0.7, 0.8]], {"size": SIZES, "bound": ["low", "high"]}, ("size", "bound")
+    )
+    first, second = circuit_curve(curves, interval=bounds).data
+    np.testing.assert_allclose(np.array(first.y) + first.error_y.array, [0.4, 0.6, 0.8])
+    np.testing.assert_allclose(np.array(first.y) - first.error_y.arrayminus, [0.1, 0.3, 0.7])
+    assert second.error_y.array is None
+    assert list(second.y) == [0.9, 0.4, 0.1]

@@ -12,7 +12,7 @@ from probe.plots import path_graph
 from probe.plots.theme import signed
 
 EDGES = [
-    ("embed", "L0.H1", 0.2), ("L0.H1", "L2.H0.q", 0.8), ("L0.H10", "L2.H0.v", -0.4), ("L0.H2", "L2.mlp", 0.1),
+    ("embedding", "L0.H1", 0.2), ("L0.H1", "L2.H0.q", 0.8), ("L0.H10", "L2.H0.v", -0.4), ("L2.H0", "L2.MLP", 0.1),
     ("L2.H0", "logits", 0.9),
 ]  # fmt: skip
 
@@ -34,12 +34,22 @@ def test_layers_are_rows_from_the_embedding_to_the_logits() -> None:
     """A head is one node whatever of it receives; a row's nodes stand apart, in the order of their numbers."""
     figure = path_graph(_edges(EDGES))
     nodes = _nodes(figure)
-    assert set(nodes) == {"embed", "L0.H1", "L0.H2", "L0.H10", "L2.H0", "L2.mlp", "logits"}
-    rows = [nodes[name][1] for name in ("embed", "L0.H1", "L2.H0", "logits")]
-    assert rows == [0, 1, 2, 3]
-    assert nodes["L2.mlp"][1] == 2
-    assert nodes["L0.H1"][0] < nodes["L0.H2"][0] < nodes["L0.H10"][0]
-    assert list(figure.layout.yaxis.ticktext) == ["", "0", "2", "out"]
+    assert set(nodes) == {"embedding", "L0.H1", "L0.H10", "L2.H0", "L2.MLP", "logits"}
+    rows = [nodes[name][1] for name in ("embedding", "L0.H1", "L2.H0", "logits")]
+    assert rows == [0, 1, 2, 4]
+    assert nodes["L2.MLP"][1] == 3
+    assert nodes["L0.H1"][0] < nodes["L0.H10"][0]
+    assert list(figure.layout.yaxis.ticktext) == ["in", "0", "2", "2 MLP", "out"]
+
+
+def test_a_table_of_senders_and_receivers_is_the_same_graph() -> None:
+    """Where no path leads the number is undefined, and nothing is drawn."""
+    whole = {name for one in EDGES for name in one[:2]}
+    ends = {"sender": sorted(whole), "receiver": sorted(whole)}
+    table = xr.DataArray(np.full((len(whole), len(whole)), np.nan), ends, ("sender", "receiver"))
+    for sender, receiver, score in EDGES:
+        table.loc[{"sender": sender, "receiver": receiver}] = score
+    assert path_graph(table).to_dict() == path_graph(_edges(EDGES)).to_dict()
 
 
 def test_lines_join_their_ends_and_are_as_wide_as_their_numbers() -> None:

@@ -167,7 +167,10 @@ def _curves(search: _Search, order: Sequence[int], parts: Halves, draws: int) ->
     drawn = [_nested(torch.randperm(n, generator=generator).tolist()) for _ in range(draws)]
     sets = torch.cat([_nested(order), *drawn])
     both = torch.stack([search.recovered(one) for one in (sets, ~sets)])
-    split = torch.stack([both[..., half].mean(-1) for half in parts]).unflatten(-1, (1 + draws, n + 1))
+    gap = search.case.clean - search.case.corrupt  # of each half: what all of it would be there
+    split = torch.stack(
+        [both[..., half].mean(-1) * search.case.gap / gap[half].mean() for half in parts]
+    ).unflatten(-1, (1 + draws, n + 1))
     return {
         "recovery": split[:, 0, 0],
         "complement": split[:, 1, 0],

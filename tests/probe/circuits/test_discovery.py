@@ -39,7 +39,7 @@ def planted() -> Any:
 PLANTED = {Member(1, "z", 2), Member(2, "mlp_out")}
 
 
-@pytest.mark.parametrize("ranking", ["attribution", "integrated", "relp", "pruning"])
+@pytest.mark.parametrize("ranking", ["attribution", "integrated", "relp", "edges", "pruning"])
 def test_a_planted_circuit_is_found(ranking: Any) -> None:
     """Its two nodes keep everything, nothing is left without them, and random circuits keep less."""
     report = discover(planted(), random_pairs(60, 4), ranking, goal=0.99, **FREE)

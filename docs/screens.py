@@ -94,8 +94,14 @@ def _pictures(page: Any, base: str, addresses: dict[str, str], out: Path, kind: 
         page.wait_for_selector("#page label")
         page.wait_for_selector(".ag-row") if name == "overview" else None
         page.wait_for_load_state("networkidle") if name not in ("run", "intervene") else None
-        page.wait_for_timeout(2000)
-        page.screenshot(path=out / f"{name}-{kind}.png", full_page=True)
+        page.wait_for_timeout(1500)
+        # As high as the page: Chromium leaves tables blank that lie below the screen.
+        width, shown = page.viewport_size["width"], page.viewport_size["height"]
+        height = page.evaluate("() => document.documentElement.scrollHeight")
+        page.set_viewport_size({"width": width, "height": max(height, shown)})
+        page.wait_for_timeout(700)
+        page.screenshot(path=out / f"{name}-{kind}.png")
+        page.set_viewport_size({"width": width, "height": shown})
 
 
 if __name__ == "__main__":

@@ -66,9 +66,15 @@ def _numbers(report: Report, answer: Answer) -> list[int | None]:
     """Which prompt of the report each row is of."""
     names = [str(name) for name in answer.extra["start"]["prompt"].values]
     known = {prompt.id: number for number, prompt in enumerate(report.prompts)}
-    if not known.keys() & set(names) and len(names) == len(report.prompts):
-        # An experiment names the text that ships with probe in its own way.
-        return list(range(len(names)))
+    first = report.prompts[0].str_tokens if report.prompts else ()
+    if (
+        len(names) == 1
+        and names[0] not in known
+        and first
+        and _bounds(answer, 0)[-1:, 1].tolist() == [len(first)]
+    ):
+        # An experiment has a name of its own for the text that ships with probe; the report counts prompts.
+        return [0]
     return [known.get(name) for name in names]
 
 

@@ -123,4 +123,4 @@ def _row(token_map: Any, head: HeadId) -> np.ndarray | None:
 def _shades(values: np.ndarray) -> tuple[float, float]:
     """From where to where shades run: a few outliers, such as a sink, must not leave all others white."""
     known = values[np.isfinite(values)]
-    return (float(known.min()), float(np.quantile(known, _SHADED))) if known.size else (np.nan, np.nan)
+    return (float(known.min()) + 0.0, float(np.quantile(known, _SHADED))) if known.size else (np.nan, np.nan)

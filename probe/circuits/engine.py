@@ -28,6 +28,8 @@ from probe.seam.session import Session
 
 Logits = Float[Tensor, "pair vocab"]  # of the last position
 
+MOST_STATES, MOST_PREFIXES = 16, 32  # batches whose states, and prefixes whose keys and values, are kept
+
 _CANNOT_RESUME = (
     TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError,
 )  # fmt: skip
@@ -200,7 +202,7 @@ class Engine:
                     handle.remove()
             if not all(one.alone for one in made):
                 raise ValueError("blocks return more than hidden states")
-            self._entering[key] = made
+            _keep(self._entering, key, made, MOST_STATES)
         return self._entering[key]
 
     def _cache(self, batch: Batch, side: Side, start: int) -> Any:
@@ -210,7 +212,12 @@ class Engine:
             ids = batch.ids(side, self.loaded.device)[:, :start]
             keep = {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
             self.forwards += 1
-            self._prefix[key] = self.model(input_ids=ids, use_cache=True, **keep).past_key_values
+            _keep(
+                self._prefix,
+                key,
+                self.model(input_ids=ids, use_cache=True, **keep).past_key_values,
+                MOST_PREFIXES,
+            )
         return self._prefix[key]
 
     def _try(self, batch: Batch, side: Side) -> None:
@@ -253,6 +260,13 @@ def engine(loaded: LoadedModel) -> Iterator[Engine]:
             yield made
         finally:
             made.forget()
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Keep a value, and let go of the oldest where there are too many."""
+    while len(kept) >= most:
+        kept.pop(next(iter(kept)))
+    kept[key] = value
 
 
 def _first(mask: Tensor) -> int:

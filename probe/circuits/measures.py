@@ -24,7 +24,7 @@ class Measure(Protocol):
     def __call__(
         self, logits: Float[Tensor, "*copy pair vocab"], batch: Batch, clean: Float[Tensor, "pair vocab"]
     ) -> Numbers:
-        """The numbers."""
+        """The numbers, in float64."""
 
 
 def flags(batch: Batch, logits: Tensor, which: str) -> Bool[Tensor, "pair vocab"]:
@@ -35,8 +35,20 @@ def flags(batch: Batch, logits: Tensor, which: str) -> Bool[Tensor, "pair vocab"
     return made
 
 
-def _mean(logits: Tensor, chosen: Tensor) -> Tensor:
-    return torch.where(chosen, logits, 0.0).sum(-1) / chosen.sum(-1)
+def answers(
+    batch: Batch, logits: Float[Tensor, "*copy pair vocab"], which: str
+) -> tuple[Float[Tensor, "*copy pair answer"], Bool[Tensor, "pair answer"]]:
+    """The logits of every pair's right (or wrong) tokens as float64, and which entries are one: sets differ in size."""
+    sets = [getattr(pair, which) for pair in batch.pairs]
+    width = max(len(one) for one in sets)
+    index = torch.tensor([[*one, *[one[0]] * (width - len(one))] for one in sets], device=logits.device)
+    real = torch.tensor([[n < len(one) for n in range(width)] for one in sets], device=logits.device)
+    return logits.gather(-1, index.expand(*logits.shape[:-1], width)).double(), real
+
+
+def _mean(logits: Tensor, batch: Batch, which: str) -> Tensor:
+    value, real = answers(batch, logits, which)
+    return (value * real).sum(-1) / real.sum(-1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class LogitDifference:
 
     def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
         """right - wrong."""
-        return _mean(logits, flags(batch, logits, "right")) - _mean(logits, flags(batch, logits, "wrong"))
+        return _mean(logits, batch, "right") - _mean(logits, batch, "wrong")
 
 
 @dataclass(frozen=True)
@@ -60,9 +72,9 @@ class ProbabilityDifference:
 
     def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
         """Σ p(right) - Σ p(wrong)."""
-        probs = logits.softmax(-1)
-        sign = flags(batch, logits, "right").to(probs) - flags(batch, logits, "wrong").to(probs)
-        return (probs * sign).sum(-1)
+        total = logits.double().logsumexp(-1, keepdim=True)
+        (right, are_right), (wrong, are_wrong) = (answers(batch, logits, one) for one in ("right", "wrong"))
+        return ((right - total).exp() * are_right).sum(-1) - ((wrong - total).exp() * are_wrong).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,11 @@ class Accuracy:
 
     def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
         """max right > max wrong."""
-        low = torch.finfo(logits.dtype).min
-        right = logits.masked_fill(~flags(batch, logits, "right"), low).amax(-1)
-        return (right > logits.masked_fill(~flags(batch, logits, "wrong"), low).amax(-1)).to(logits.dtype)
+        right, wrong = (
+            value.masked_fill(~real, float("-inf")).amax(-1)
+            for value, real in (answers(batch, logits, one) for one in ("right", "wrong"))
+        )
+        return (right > wrong).double()
 
 
 @dataclass(frozen=True)
@@ -88,8 +102,8 @@ class Divergence:
 
     def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
         """Σ p_clean (ln p_clean - ln p)."""
-        reference = clean.log_softmax(-1)
-        return (reference.exp() * (reference - logits.log_softmax(-1))).sum(-1)
+        reference = clean.double().log_softmax(-1)
+        return (reference.exp() * (reference - logits.double().log_softmax(-1))).sum(-1)
 
 
 MEASURES: Mapping[str, Measure] = {

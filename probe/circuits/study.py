@@ -79,7 +79,7 @@ class Study:
 
     def numbers(self, batch: Batch, logits: Float[Tensor, "*copy pair vocab"]) -> Float[Tensor, "..."]:
         """The measure's numbers of a run of a batch, as float64 on the CPU."""
-        return self.measure(logits.double(), batch, self.logits[batch, "clean"].double()).cpu()
+        return self.measure(logits, batch, self.logits[batch, "clean"]).cpu()
 
     def joined(self, parts: Sequence[Float[Tensor, "*copy _"]]) -> Float[Tensor, "..."]:
         """Numbers of the batches, back in the order of the pairs."""
@@ -105,9 +105,7 @@ class Study:
         return [said, *self.pairs.notes, *self.loaded.notes, *self.engine.notes]
 
 
-def in_order(
-    groups: Sequence[Batch], parts: Sequence[Float[Tensor, "*copy _"]]
-) -> Float[Tensor, "..."]:
+def in_order(groups: Sequence[Batch], parts: Sequence[Float[Tensor, "*copy _"]]) -> Float[Tensor, "..."]:
     """Numbers of batches, in the order of the pairs they are of."""
     order = torch.tensor([number for batch in groups for number in batch.numbers])
     return torch.cat(list(parts), dim=-1)[..., torch.argsort(order)]
@@ -161,10 +159,7 @@ def _checked(
     measure = measure_of(options.measure)
 
     def all_of(side: Side, one: Measure) -> Tensor:
-        numbers = [
-            one(logits[batch, side].double(), batch, logits[batch, "clean"].double()).cpu()
-            for batch in groups
-        ]
+        numbers = [one(logits[batch, side], batch, logits[batch, "clean"]).cpu() for batch in groups]
         return in_order(groups, numbers)
 
     shares = [float(all_of(side, measure_of("accuracy")).mean()) for side in ("clean", "corrupt")]  # type: ignore[arg-type]

@@ -232,5 +232,24 @@ CLAIMS = Claims(
             "Bogdan et al. 2025 (arXiv:2506.19143)",
             4,
         ),
+        # Which parts cause an answer
+        "relevance_patching": Listed(
+            "probe.replay.claims.relevance_patching:CLAIM",
+            "Relevance finds what patching finds where gradients do not",
+            "Jafari et al. 2025 (arXiv:2508.21258)",
+            6,
+        ),
+        "few_attention_layers": Listed(
+            "probe.replay.claims.few_attention_layers:CLAIM",
+            "Few attention layers carry what the last token needs",
+            "after Ben-Artzy & Schwartz 2024 (arXiv:2409.03621)",
+            5,
+        ),
+        "last_token": Listed(
+            "probe.replay.claims.last_token:CLAIM",
+            "Sums are worked out at the last token",
+            "Mamidanna et al. 2025 (arXiv:2509.09650)",
+            5,
+        ),
     }
 )

@@ -107,8 +107,6 @@ def test_bad_input() -> None:
         activation_patching(tiny.llama(), pairs, "heads")
     with pytest.raises(UnknownNameError, match="position"):
         activation_patching(tiny.llama(), pairs, "z", at="subject", **FREE)
-    with pytest.raises(UsageError, match="direction"):
-        activation_patching(tiny.llama(), pairs, "z", direction="sideways")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="option"):
         activation_patching(tiny.llama(), pairs, "z", pairz=3)
     with pytest.raises(UnknownNameError, match="task"):

@@ -79,16 +79,22 @@ def composition(model: object, *, options: CircuitOptions | None = None, **chang
 
 def written(heads: HeadWeights) -> Float[Tensor, "head d_value d_model"]:
     """What heads write, as few rows with the same products and norms as ``W_V W_O``."""
-    return torch.linalg.qr(heads.w_v).R @ heads.w_o
+    return _triangle(heads.w_v) @ heads.w_o
 
 
 def read(heads: HeadWeights, kind: str) -> Float[Tensor, "head d_model d_head"]:
     """What heads read, as few columns with the same products and norms as ``W_Q W_Kᵀ``, ``W_K W_Qᵀ`` or ``W_V W_O``."""
     if kind == "q":
-        return heads.w_q @ torch.linalg.qr(heads.w_k).R.mT
+        return heads.w_q @ _triangle(heads.w_k).mT
     if kind == "k":
-        return heads.w_k @ torch.linalg.qr(heads.w_q).R.mT
-    return heads.w_v @ torch.linalg.qr(heads.w_o.mT).R.mT
+        return heads.w_k @ _triangle(heads.w_q).mT
+    return heads.w_v @ _triangle(heads.w_o.mT).mT
+
+
+def _triangle(weight: Float[Tensor, "head long short"]) -> Float[Tensor, "head _ short"]:
+    """R of the QR decomposition: what has the weight's norms and inner products in fewer rows."""
+    made: Tensor = torch.linalg.qr(weight).R
+    return made
 
 
 def composed(
@@ -96,7 +102,7 @@ def composed(
 ) -> Float[Tensor, "sender receiver"]:
     """``‖W_A W_B‖_F / (‖W_A‖_F ‖W_B‖_F)``, 0 to 1; 0 where one of them is nothing."""
     products = senders.flatten(0, 1) @ receivers.transpose(0, 1).flatten(1)
-    split = products.unflatten(0, senders.shape[:2]).unflatten(-1, (receivers.shape[0], -1))
+    split = products.reshape(*senders.shape[:2], receivers.shape[0], -1)
     size = split.square().sum((1, 3)).sqrt()
     norms = senders.flatten(1).norm(dim=1)[:, None] * receivers.flatten(1).norm(dim=1)
     return torch.where(norms > 0, size / norms.clamp_min(1e-30), torch.zeros_like(size))
@@ -122,11 +128,11 @@ def _baseline(like: HeadWeights, kind: str, seed: int) -> float:
     drawn = torch.Generator().manual_seed(seed)
 
     def random() -> HeadWeights:
-        made = [
+        w_q, w_k, w_v, w_o = (
             torch.randn(_DRAWS, *one.shape[1:], generator=drawn)
             for one in (like.w_q, like.w_k, like.w_v, like.w_o)
-        ]
-        return HeadWeights(*made, normed=False)
+        )
+        return HeadWeights(w_q, w_k, w_v, w_o, normed=False)
 
     one, other = random(), random()
     return float(composed(written(one), read(other, kind)).mean())

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.circuits.anatomy import anatomy_of
+from probe.circuits.lens import vocabulary_size
 from probe.circuits.ov import eigenvalue_positivity, ov_logits, vocabulary_map
 from probe.circuits.reporting import Told
 from probe.circuits.study import CircuitOptions
@@ -93,7 +94,7 @@ def copying_heads(
         f"Share of tokens whose own logit a head's OV circuit puts among the top {top} of the vocabulary, 0 to 1",
         "share", "Wang et al. 2023 (arXiv:2211.00593); Elhage et al. 2021", BIBTEX,
     )  # fmt: skip
-    notes = [f"{len(tokens)} tokens drawn; chance is {top / int(anatomy.unembed.weight.shape[0]):.1e}"]
+    notes = [f"{len(tokens)} tokens drawn; chance is {top / vocabulary_size(anatomy):.1e}"]
     if vocabulary is None:
         notes.append("the unembedding is no plain matrix of the embedding's width: no eigenvalues")
     answer = told.answer(maps.pop("copying"), None, maps, notes)
@@ -102,7 +103,7 @@ def copying_heads(
 
 def sampled(loaded: LoadedModel, count: int, seed: int) -> Int[Tensor, " token"]:
     """Different tokens of the vocabulary, without the tokenizer's special ones, ascending."""
-    size = int(anatomy_of(loaded).unembed.weight.shape[0])
+    size = vocabulary_size(anatomy_of(loaded))
     if loaded.tokenizer is not None:
         size = min(size, len(loaded.tokenizer))
     special = set(getattr(loaded.tokenizer, "all_special_ids", None) or ())
@@ -120,9 +121,9 @@ def _places(
 ) -> tuple[Float[Tensor, "head token"], Float[Tensor, "head token"]]:
     """How many tokens of the vocabulary have a higher, and how many a lower logit; ties count half."""
     anatomy = anatomy_of(loaded)
-    size = max(1, _MOST_LOGITS // (heads.n_heads * int(anatomy.unembed.weight.shape[0])))
+    size = max(1, _MOST_LOGITS // (heads.n_heads * vocabulary_size(anatomy)))
     above, below = [], []
-    for few, own in zip(states.split(size), tokens.split(size), strict=True):
+    for few, own in zip(torch.split(states, size), torch.split(tokens, size), strict=True):
         logits = ov_logits(anatomy, heads, few)
         mine = logits.gather(-1, own[None, :, None].expand(len(logits), -1, 1))
         ties = ((logits == mine).sum(-1) - 1) / 2

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from probe.circuits.anatomy import Anatomy
 from probe.circuits.batches import Batch
 from probe.circuits.norms import Norm
-from probe.seam.projection import matrix
+from probe.errors import CaptureError
+from probe.seam.projection import matrix, widths
 
 Direction = Float[Tensor, "pair width"]
 
@@ -76,6 +77,11 @@ class Lens:
         )
 
 
+def vocabulary_size(anatomy: Anatomy) -> int:
+    """How many tokens have logits; raises `CaptureError` where the output embedding does not say."""
+    return _sizes(anatomy.unembed)[1]
+
+
 def unembedded(unembed: nn.Module, parts: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows vocab"]:
     """The output embedding's linear part."""
     weight = matrix(unembed)
@@ -108,9 +114,20 @@ def _mean_column(unembed: nn.Module, tokens: Sequence[int]) -> Float[Tensor, " w
     weight = matrix(unembed)
     if weight is not None:
         return weight[:, list(tokens)].double().mean(-1)
-    probe = torch.zeros(1, int(unembed.weight.shape[0]), dtype=torch.float64, device=unembed.weight.device)
-    probe[0, list(tokens)] = 1 / len(tokens)
-    return pulled(unembed, probe, int(unembed.weight.shape[-1]))[0]
+    width, vocabulary = _sizes(unembed)
+    asked = torch.zeros(1, vocabulary, dtype=torch.float64, device=next(unembed.parameters()).device)
+    asked[0, list(tokens)] = 1 / len(tokens)
+    return pulled(unembed, asked, width)[0]
+
+
+def _sizes(unembed: nn.Module) -> tuple[int, int]:
+    found = widths(unembed)
+    if found is None:
+        raise CaptureError(
+            f"the output embedding was asked; {type(unembed).__name__} does not say how wide it is: use methods that "
+            "patch the model"
+        )
+    return found
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

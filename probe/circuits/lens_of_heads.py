@@ -165,10 +165,10 @@ def _named(case: Study, looks: dict[int, _Look], name: str) -> Iterator[np.ndarr
         yield np.array(said).reshape(ids.shape)
 
 
-def _by_place(like: xr.DataArray, rows: Sequence[np.ndarray], filler: object) -> xr.DataArray:
+def _by_place(like: xr.DataArray, rows: Sequence[np.ndarray], filler: str | float) -> xr.DataArray:
     """Rows ``[head, place]`` by layer as one array, with the labels of `like`."""
     width = int(like.sizes["head"])
-    padded = [np.pad(one, ((0, width - len(one)), (0, 0)), constant_values=filler) for one in rows]
+    padded = [np.concatenate([one, np.full((width - len(one), one.shape[1]), filler)]) for one in rows]
     places = list(range(1, rows[0].shape[1] + 1))
     return xr.DataArray(
         np.stack(padded), dims=("layer", "head", "place"), coords={**like.coords, "place": places}

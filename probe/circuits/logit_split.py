@@ -94,7 +94,8 @@ def before_projection(trace: Trace, block: Block, asked: Answering) -> tuple[Giv
             f"what each head of layer {layer} adds was asked; W_O of {block.place.module} could not be told: use "
             "activation_patching of attn_out"
         )
-    direction, biases = asked.direction * block.attn.times, 0.0
+    direction = asked.direction * block.attn.times
+    biases = torch.zeros_like(asked.norm_bias)
     if block.post is not None:
         before, after = (one.reshape(*given.shape[:2], -1)[:, -1].double() for one in trace.normed[layer])
         biases = (direction * block.post.bias).sum(-1)
@@ -103,7 +104,7 @@ def before_projection(trace: Trace, block: Block, asked: Answering) -> tuple[Giv
     biases = biases + (direction * projection.module.forward(zero)[:, 0].double()).sum(-1)
     inner = pulled(projection.module, direction, given.shape[-1])
     heads = (projection.n_heads, projection.d_head)
-    return Given(given[:, -1].double().unflatten(-1, heads), inner.unflatten(-1, heads)), biases
+    return Given(given[:, -1].double().reshape(-1, *heads), inner.reshape(-1, *heads)), biases
 
 
 def _dot(state: Float[Tensor, "pair width"], asked: Answering) -> PerPair:

@@ -9,6 +9,8 @@ from probe.circuits.lens import unembedded
 from probe.circuits.weights import HeadWeights
 from probe.seam.projection import matrix
 
+_TOKENS = 8192  # of the vocabulary at a time
+
 
 @torch.no_grad()
 def ov_logits(
@@ -41,11 +43,12 @@ def vocabulary_map(
         return None
     count = min(len(embedding), weight.shape[1])
     made = torch.zeros(weight.shape[0], weight.shape[0], device=weight.device)
-    for few, columns in zip(embedding[:count].split(8192), weight[:, :count].split(8192, dim=1), strict=True):
-        rows = few.float()
+    for start in range(0, count, _TOKENS):
+        some = slice(start, min(start + _TOKENS, count))
+        rows, columns = embedding[some].float(), weight[:, some].float()
         centred = rows - rows.mean(-1, keepdim=True) if _centres(anatomy) else rows
         scale = centred.square().mean(-1, keepdim=True).sqrt()
-        made += columns.float() @ (rows / scale.clamp_min(1e-8))
+        made += columns @ (rows / scale.clamp_min(1e-8))
     if anatomy.final is None:
         return made
     # A gain and the taking of a mean are linear: what stands before the unembedding is folded into it.

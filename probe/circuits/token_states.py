@@ -57,11 +57,11 @@ def token_states(
     wanted: Node = "resid_post" if states == "stream" else "mlp_out"
     taps = Taps(anatomy)
     model: Any = loaded.model
-    parts: dict[str, list[Tensor]] = {"resid_pre": [], wanted: []}
+    parts: dict[Node, list[Tensor]] = {"resid_pre": [], wanted: []}
     with evaluating(model), Session(model, (), [taps], mode="fused"):
-        for few in tokens.to(loaded.device).split(_ROWS):
+        for few in torch.split(tokens.to(loaded.device), _ROWS):
             taps.ready(parts, {("attn_out", first): nothing})
             model(input_ids=few[:, None])
             for name, found in parts.items():
-                found.append(taps.seen[name, first].value[:, 0, 0].float())  # type: ignore[index]
+                found.append(taps.seen[name, first].value[:, 0, 0].float())
     return TokenStates(torch.cat(parts["resid_pre"]), torch.cat(parts[wanted]), first)

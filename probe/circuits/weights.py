@@ -101,7 +101,7 @@ def _output(projection: Projection) -> Float[Tensor, "head d_value d_model"]:
         like = next((p for p in projection.module.parameters() if p.is_floating_point()), torch.empty(0))
         eye = torch.eye(width, dtype=like.dtype, device=like.device)[None]
         weight = (projection.module.forward(eye) - projection.module.forward(torch.zeros_like(eye)))[0]
-    return weight.float().unflatten(0, (projection.n_heads, projection.d_head))
+    return weight.float().reshape(projection.n_heads, projection.d_head, -1)
 
 
 def _linear_maps(
@@ -123,7 +123,7 @@ def _linear_maps(
             model(input_ids=torch.ones(len(few), 1, dtype=torch.int64, device=loaded.device))
             for (name, layer), seen in taps.seen.items():
                 found.setdefault((name, layer), []).append(seen.value[:, :, 0].float())
-    maps = {}
+    maps: dict[tuple[str, int], Tensor] = {}
     for block in blocks:
         for name in ("q", "k", "v"):
             key = (name, block.place.layer)

@@ -85,8 +85,8 @@ def test_only_later_heads_receive() -> None:
 def _heads(count: int, seed: int, width: int = 24) -> HeadWeights:
     drawn = torch.Generator().manual_seed(seed)
     shapes = ((width, 5), (width, 5), (width, 4), (4, width))
-    made = [torch.randn(count, *shape, generator=drawn) for shape in shapes]
-    return HeadWeights(*made, normed=False)
+    w_q, w_k, w_v, w_o = (torch.randn(count, *shape, generator=drawn) for shape in shapes)
+    return HeadWeights(w_q, w_k, w_v, w_o, normed=False)
 
 
 @given(seed=st.integers(0, 1000), kind=st.sampled_from(["q", "k", "v"]))

@@ -223,20 +223,27 @@ class Forwards:
 
     def _watch_reorder(self, cache: Cache) -> None:
         """Beams swap rows of a cache behind our back; mark its sequences when they do."""
-        original, key = cache.reorder_cache, id(cache)
+        # Weakly: a session may see thousands of caches, and must not keep one alive.
+        held, key = weakref.ref(cache), id(cache)
+        before, plain = cache.__dict__.get("reorder_cache"), type(cache).reorder_cache
 
         def reorder_cache(beam_idx: Tensor) -> None:
-            known = self._threads.get(key)
+            known, own = self._threads.get(key), held()
             if known is not None and not torch.equal(beam_idx.cpu(), torch.arange(len(beam_idx))):
                 known.reordered = True
                 if known.tokens is not None:
                     known.tokens = known.tokens.index_select(0, beam_idx.to(known.tokens.device))
-            original(beam_idx)
+            if before is not None:
+                before(beam_idx)
+            elif own is not None:
+                plain(own, beam_idx)
 
         cache.reorder_cache = reorder_cache
 
         def undo() -> None:
-            cache.__dict__.pop("reorder_cache", None)
+            own = held()
+            if own is not None:
+                own.__dict__.pop("reorder_cache", None)
 
         self._undo.append(undo)
 

@@ -1,5 +1,8 @@
 """Forwards number prompts, follow caches and tell prefill from decoding."""
 
+import gc
+import weakref
+
 import tiny
 import torch
 from probe_kernels.types import Want
@@ -118,6 +121,17 @@ def test_rows_that_beams_swap_take_their_tokens_with_them():
     batch, _ = watch.seen[1]
     assert torch.equal(batch.tokens, torch.cat([ids[[1, 1], :5], ids[:, 5:]], dim=1))
     assert batch.reordered
+
+
+def test_a_session_keeps_no_cache_alive():
+    """Many continuations under one session cost the memory of one."""
+    model, ids = tiny.llama(), tiny.tokens(1, 6)
+    with torch.no_grad(), Session(model, [Batches()]):
+        cache = model(ids, use_cache=True).past_key_values
+        seen = weakref.ref(cache)
+        del cache
+        gc.collect()
+        assert seen() is None
 
 
 def test_tokens_of_a_cache_that_was_filled_unseen_are_unknown():

@@ -1,6 +1,6 @@
 """AttnAttrib: the heads that read an answer from the context, and the sentence that it comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,8 +146,8 @@ def read_sources(case: Study, circuit: AnswerCircuit, window: int) -> Reading:
     return Reading(head, tuple(asking), chosen, extra, notes)
 
 
-def lowest(entropy: ByLayer, circuit: AnswerCircuit) -> Head | None:
-    """The head of a circuit with the lowest entropy; the first of equal ones."""
+def lowest(entropy: Mapping[int, Tensor], circuit: AnswerCircuit) -> Head | None:
+    """The head of a circuit with the lowest entropy ``{layer: [head]}``; the first of equal ones."""
     members = [
         (float(entropy[layer][head]), layer, head)
         for layer, heads in circuit.chosen.items()
@@ -167,7 +167,7 @@ def _hits(rows: Tensor, asking: Sequence[Asking], stated: Tensor) -> Tensor:
     return torch.stack(made, dim=-1)
 
 
-def _head_notes(case: Study, head: Head | None, entropy: ByLayer) -> list[str]:
+def _head_notes(case: Study, head: Head | None, entropy: Mapping[int, Tensor]) -> list[str]:
     if head is None:
         return ["the context's circuit has no head, so there is no attribution head"]
     layer, unit = head

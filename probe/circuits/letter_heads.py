@@ -70,8 +70,8 @@ def letter_heads(
     Returns:
         A report with one answer, ``letter_heads``; its map is the direct effect. ``extra`` holds:
 
-        - ``measures`` (measure, layer, head): ``letter_accuracy`` (0 to 1), ``letter_margin`` (logits), attention from the
-          end ``to_right_letter``, ``to_other_letters`` (mean of one), ``to_right_option`` (NaN without that mark).
+        - ``measures`` (measure, layer, head): ``letter_accuracy`` (0 to 1), ``letter_margin`` (logits), attention from
+          the end ``to_right_letter``, ``to_other_letters`` (mean of one), ``to_right_option`` (NaN without that mark).
         - ``roles`` (role, layer, head).
         - ``shuffled_best`` (draw): the best head's accuracy with the right letters dealt out at random.
         - ``role_effect``, ``random_effect``: what letter heads carry together, and as many random heads.

@@ -79,12 +79,12 @@ class Receiver:
 
 
 def receivers_of(asked: str | Sequence[str], heads: Heads) -> tuple[Receiver, ...]:
-    """The receivers that were asked, each once.
+    """The receivers that were asked, each once; in one text they are joined by ``+``.
 
     Raises:
         UsageError: none, or the logits together with heads (a path to the logits is a pass of its own).
     """
-    names = [asked] if isinstance(asked, str) else list(asked)
+    names = asked.split("+") if isinstance(asked, str) else list(asked)
     found = tuple(dict.fromkeys(Receiver.parse(name, heads) for name in names))
     if not found:
         raise UsageError("no receiver was asked; give 'logits' or heads such as 'L10.H2.q'")

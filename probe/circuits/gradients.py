@@ -93,7 +93,9 @@ def gradient_run(
     The gradient at a pattern's entry is ``g_z · v``, which no backward pass through the pattern is needed for.
     """
     how = how or Backward()
-    reads = set(nodes) | ({"z", "v"} if "pattern" in nodes else set())
+    reads: set[Node] = set(nodes)
+    if "pattern" in reads:
+        reads |= {"z", "v"}
     with how.within():
         trace = case.engine.graph(batch, side, reads, writes, held=how.held)
     clean = case.logits[batch, "clean"].double()

@@ -34,13 +34,15 @@ Circuit = frozenset[Member]
 
 def nodes_of(parts: Parts) -> list[Node]:
     """The nodes that hold the values of heads, of MLPs, or of both."""
-    return [node for node, part in (("z", "heads"), ("mlp_out", "mlps")) if part in parts.split("+")]  # type: ignore[misc]
+    asked = parts.split("+")
+    heads: list[Node] = ["z"] if "heads" in asked else []
+    return [*heads, "mlp_out"] if "mlps" in asked else heads
 
 
 def members_of(trace: Trace) -> list[Member]:
     """Every head and MLP that was read, layer by layer."""
     found = [
-        Member(layer, node, unit)  # type: ignore[arg-type]
+        Member(layer, node, unit)
         for node, layer in trace.seen
         if node in ("z", "mlp_out")
         for unit in range(trace.value(node, layer).shape[1])

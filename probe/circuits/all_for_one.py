@@ -163,9 +163,8 @@ class _Runs:
 def _scan(case: Study, means: Reference, layers: list[int], asked: tuple[int, tuple[int, ...]]) -> _Runs:
     """Every layer to wait for, with every number of layers that transfer."""
     transfer, counts = asked
-    wanted = [
-        (mean, how) for mean in MEANS for how in ((*counts, _ALL) if mean == "token" else (transfer, _ALL))
-    ]
+    wanted: list[tuple[str, int | str]] = [("token", how) for how in counts]
+    wanted += [("token", _ALL), ("position", transfer), ("position", _ALL)]
     solved: dict[Any, list[Tensor]] = {}
     numbers: dict[Any, list[Tensor]] = {}
     peeking, total, done = Peeking(), len(case.batches) * len(layers), 0

@@ -121,7 +121,7 @@ class _Search:
         parts = []
         for batch, values, where in self.writes:
             size = most_copies(self.case, batch)
-            parts.append(torch.cat([self._few(batch, values, where, few) for few in sets.split(size)]))
+            parts.append(torch.cat([self._few(batch, values, where, few) for few in torch.split(sets, size)]))
         return recovery(self.case, self.case.joined(parts), "corrupt")
 
     def _few(self, batch: Batch, values: dict[int, Tensor], where: Tensor, sets: Sets) -> Tensor:
@@ -168,9 +168,8 @@ def _curves(search: _Search, order: Sequence[int], parts: Halves, draws: int) ->
     sets = torch.cat([_nested(order), *drawn])
     both = torch.stack([search.recovered(one) for one in (sets, ~sets)])
     gap = search.case.clean - search.case.corrupt  # of each half: what all of it would be there
-    split = torch.stack(
-        [both[..., half].mean(-1) * search.case.gap / gap[half].mean() for half in parts]
-    ).unflatten(-1, (1 + draws, n + 1))
+    shares = [both[..., half].mean(-1) * search.case.gap / gap[half].mean() for half in parts]
+    split = torch.stack(shares).reshape(len(parts), 2, 1 + draws, n + 1)
     return {
         "recovery": split[:, 0, 0],
         "complement": split[:, 1, 0],

@@ -34,13 +34,15 @@ def continued_states(case: Study) -> list[States]:
         for which in ("right", "wrong"):
             longer = Batch(batch.numbers, tuple(_continued(pair, which) for pair in batch.pairs))
             for side in ("clean", "corrupt"):
-                trace = case.engine.record(longer, side, ["resid_post"])  # type: ignore[arg-type]
+                trace = case.engine.record(longer, side, ["resid_post"])
                 for layer in trace.layers("resid_post"):
                     own.setdefault(layer, []).append(
                         trace.value("resid_post", layer)[:, 0, -1].double().cpu()
                     )
         for layer, states in own.items():
-            parts.setdefault(layer, []).append(torch.stack(states, 1).unflatten(1, (2, 2)).transpose(1, 2))
+            parts.setdefault(layer, []).append(
+                torch.stack(states, 1).reshape(len(batch), 2, 2, -1).transpose(1, 2)
+            )
     order = torch.argsort(torch.tensor([number for batch in case.batches for number in batch.numbers]))
     return [torch.cat(parts[layer])[order] for layer in sorted(parts)]
 

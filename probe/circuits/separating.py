@@ -56,4 +56,4 @@ def _decisions(
     ridge = RIDGE * kernel.diagonal().mean().clamp_min(1e-12)
     weights = torch.linalg.solve(kernel + ridge * torch.eye(len(fit), dtype=fit.dtype), fit @ held.T)
     made: Tensor = wanted.flatten(1) @ weights
-    return made.unflatten(1, unseen.shape[:3])
+    return made.reshape(len(wanted), *unseen.shape[:3])

@@ -79,7 +79,7 @@ def token_means(engine: Engine, reference: Sequence[Batch], length: int, vocab: 
     device = engine.loaded.device
     position = torch.arange(length, device=device) * vocab
     told = [batch.ids(side, device) + position for batch in fitting for side in SIDES]
-    keys, count = torch.cat(told).unique(return_counts=True)
+    keys, count = torch.unique(torch.cat(told), return_counts=True)
     by_token: dict[int, Tensor] = {}
     by_position: dict[int, Tensor] = {}
     for batch in fitting:

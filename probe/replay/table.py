@@ -251,5 +251,23 @@ CLAIMS = Claims(
             "Mamidanna et al. 2025 (arXiv:2509.09650)",
             5,
         ),
+        "few_heads": Listed(
+            "probe.replay.claims.few_heads:CLAIM",
+            "A circuit of few heads recovers the task",
+            "Wang et al. 2023 (arXiv:2211.00593)",
+            3,
+        ),
+        "shared_circuits": Listed(
+            "probe.replay.claims.shared_circuits:CLAIM",
+            "Two tasks share more of their heads than chance",
+            "Merullo et al. 2024 (arXiv:2310.08744)",
+            2,
+        ),
+        "answer_sentence": Listed(
+            "probe.replay.claims.answer_sentence:CLAIM",
+            "An attribution head points to the sentence that states the answer",
+            "Basu et al. 2025 (AttnAttrib)",
+            8,
+        ),
     }
 )

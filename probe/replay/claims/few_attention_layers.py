@@ -28,15 +28,17 @@ def measure(work: Work) -> Finding:
     rows: list[Row] = []
     for task, one in found.items():
         rows += [
-            Row(f"{task}: share of attention layers that recover {THRESHOLD} on the pairs that chose", _over(one[:, 0])),
+            Row(f"{task}: share of layers that recover {THRESHOLD} on the pairs that chose", _over(one[:, 0])),
             Row(f"{task}: recovery of these layers on other pairs; control: as many random layers", _over(one[:, 1]),
                 control=_over(one[:, 3])),
-            Row(f"{task}: recovery of all other layers together; control: all but as many random ones", _over(one[:, 2]),
+            Row(f"{task}: recovery of all the others together; control: all but as many random ones", _over(one[:, 2]),
                 control=_over(one[:, 4])),
         ]  # fmt: skip
     return Finding(
         holds=all(few.values()),
-        brief="; ".join(f"{task}: {share[task]:.0%} of the layers, the rest {left[task]:.2f}" for task in tasks),
+        brief="; ".join(
+            f"{task}: {share[task]:.0%} of the layers, the rest {left[task]:.2f}" for task in tasks
+        ),
         rows=tuple(rows),
         found=(
             f"Few layers suffice and the rest adds next to nothing on {sum(few.values())} of {len(few)} tasks "
@@ -59,22 +61,36 @@ def _one(loaded: LoadedModel, task: str, seed: int) -> list[float]:
     size = float(extra["smallest"])
     size = n if np.isnan(size) else int(size)
     held = {name: extra[name].sel(half="held", size=size) for name in ("recovery", "complement")}
-    drawn = {name: float(extra[name].sel(half="held", size=size).mean()) for name in ("random", "random_complement")}
-    numbers = [size / n, float(held["recovery"]), float(held["complement"]), drawn["random"], drawn["random_complement"]]
+    drawn = {
+        name: float(extra[name].sel(half="held", size=size).mean())
+        for name in ("random", "random_complement")
+    }
+    numbers = [
+        size / n,
+        float(held["recovery"]),
+        float(held["complement"]),
+        drawn["random"],
+        drawn["random_complement"],
+    ]
     return [round(one, 4) for one in numbers]
 
 
 CLAIM = Claim(
-    claimed="the last token's answer is read by few attention layers: patching their outputs there from another prompt "
+    claimed="the last token's answer is read by few attention layers: patching their outputs there from another "
+    "prompt "
     "carries the other prompt's answer over, and the remaining layers can take their outputs from anywhere.",
-    data=f"{COUNT} seeded pairs of each of {', '.join(TASKS)}, {SEEDS} seeds; half of the pairs choose the layers, the "
+    data=f"{COUNT} seeded pairs of each of {', '.join(TASKS)}, {SEEDS} seeds; half of the pairs choose the layers, "
+    "the "
     "other half is measured.",
     measure=measure,
     how=(
-        "`attention_subset` at the last position: attention outputs of the clean run are put into the corrupt one, greedily "
-        f"by recovery, until {THRESHOLD} is recovered on the pairs that choose. Numbers are means over seeds with their "
+        "`attention_subset` at the last position: attention outputs of the clean run are put into the corrupt "
+        "one, greedily "
+        f"by recovery, until {THRESHOLD} is recovered on the pairs that choose. Numbers are means over seeds with "
+        "their "
         f"bootstrap interval; controls are {DRAWS} random orders of the layers.",
-        f"The claim holds where on every task at most a third of the layers is needed and the others together recover at "
+        "The claim holds where on every task at most a third of the layers is needed and the others together "
+        "recover at "
         f"most {MOST_LEFT} on the other pairs. Both bounds are ours; the papers give none.",
     ),
     settings={"tasks": list(TASKS), "seeds": SEEDS, "count": COUNT, "threshold": THRESHOLD, "draws": DRAWS},

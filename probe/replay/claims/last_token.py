@@ -37,13 +37,23 @@ def measure(work: Work) -> Finding:
         brief=f"waiting until layer {held['layers'][chosen]} of {len(held['layers'])}, then {TRANSFER} layers of "
         f"looking back, keeps {kept} of what is solved (control {control:.2f})",
         rows=(
-            Row("share of solved sums that stay solved; control: means whatever the token", kept, "≈ 1", f"{control:.2f}"),
+            Row(
+                "share of solved sums that stay solved; control: means whatever the token",
+                kept,
+                "≈ 1",
+                f"{control:.2f}",
+            ),
             Row("the same without any look back", f"{cut:.2f}"),
-            Row("depth of the layer that is waited for, as a share of all layers", f"{depth:.2f}", "0.44 – 0.47"),
+            Row(
+                "depth of the layer that is waited for, as a share of all layers",
+                f"{depth:.2f}",
+                "0.44 – 0.47",
+            ),
             Row("first layer whose last token alone carries 0.9 of the difference", handed),
         ),
         found=(
-            f"{len(own)} solved sums of the held-out half. The layer is the last one that keeps {KEPT} of the sums of the "
+            f"{len(own)} solved sums of the held-out half. The layer is the last one that keeps {KEPT} of the sums "
+            "of the "
             "other half (the first layer where none does).",
         ),
     )
@@ -91,16 +101,21 @@ def _listed(values: np.ndarray) -> list[float | None]:
 
 
 CLAIM = Claim(
-    claimed="mental arithmetic is done at the last token: in Llama-3-8B the others may be given the mean state of their "
+    claimed="mental arithmetic is done at the last token: in Llama-3-8B the others may be given the mean state of "
+    "their "
     "token until about layer 14 or 15 of 32, then be looked at by the last token in two layers only, and most sums "
     "are still solved (All-for-One).",
-    data=f"{COUNT} seeded sums of the task `arithmetic` in each half; one half chooses the layer, the other is measured.",
+    data=f"{COUNT} seeded sums of the task `arithmetic` in each half; one half chooses the layer, the other is "
+    "measured.",
     measure=measure,
     how=(
-        f"`all_for_one` with {TRANSFER} layers of transfer. Means are over the prompts of the other pairs of the half. Of "
-        "the layers, that is taken which is the last to keep 0.8 of the sums of the half that chooses. The interval is "
+        f"`all_for_one` with {TRANSFER} layers of transfer. Means are over the prompts of the other pairs of the "
+        "half. Of "
+        "the layers, that is taken which is the last to keep 0.8 of the sums of the half that chooses. The "
+        "interval is "
         "over sums. Control: the mean of the position whatever its token.",
-        f"The claim holds where {KEPT} of the held-out sums stay solved and the layer lies behind the first third of the "
+        f"The claim holds where {KEPT} of the held-out sums stay solved and the layer lies behind the first third "
+        "of the "
         "layers. Both bounds are ours.",
     ),
     settings={"count": COUNT, "transfer": TRANSFER, "kept": KEPT},

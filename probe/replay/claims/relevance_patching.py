@@ -27,7 +27,8 @@ def measure(work: Work) -> Finding:
     """Pearson's correlation with activation patching over layers and marked positions, by node and method."""
     count = 6 if work.small else COUNT
     maps = {
-        node: np.asarray(work.keep(node, _maps, work.model, node, count, work.seed), np.float64) for node in NODES
+        node: np.asarray(work.keep(node, _maps, work.model, node, count, work.seed), np.float64)
+        for node in NODES
     }
     found = {
         (node, kind): statistic(maps[node][:, [0, at]], _pearson, 3)
@@ -49,7 +50,8 @@ def measure(work: Work) -> Finding:
     return Finding(
         holds=holds,
         brief="; ".join(
-            f"{node}: gradients {found[node, 'attribution']}, relevance {found[node, 'relevance']}" for node in NODES
+            f"{node}: gradients {found[node, 'attribution']}, relevance {found[node, 'relevance']}"
+            for node in NODES
         ),
         rows=rows,
         found=(
@@ -99,12 +101,16 @@ CLAIM = Claim(
     data=f"{COUNT} seeded pairs of the task `ioi`; nothing is chosen by them.",
     measure=measure,
     how=(
-        "Denoising: values of the clean run go into the corrupt one, gradients and relevance are taken there, as in the "
-        "paper's demonstration. The measure is the logit difference. A cell is a layer at a marked position (`io`, `s1`, "
+        "Denoising: values of the clean run go into the corrupt one, gradients and relevance are taken there, as "
+        "in the "
+        "paper's demonstration. The measure is the logit difference. A cell is a layer at a marked position "
+        "(`io`, `s1`, "
         "`s2`, `end`); the correlation is over all cells, of the means over pairs. Intervals draw pairs anew.",
-        f"Rules: {', '.join(DEFAULT)} (the paper's). Control: the cells of one method in another order, {SHUFFLES} draws "
+        f"Rules: {', '.join(DEFAULT)} (the paper's). Control: the cells of one method in another order, {SHUFFLES} "
+        "draws "
         "(lowest – highest).",
-        "The claim holds where relevance correlates more than the gradient for MLP outputs and for the residual stream.",
+        "The claim holds where relevance correlates more than the gradient for MLP outputs and for the residual "
+        "stream.",
     ),
     settings={"count": COUNT, "nodes": list(NODES), "rules": list(DEFAULT)},
 )

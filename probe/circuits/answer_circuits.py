@@ -59,7 +59,7 @@ def answer_circuit(case: Study, delta: float) -> AnswerCircuit:
     itself says, which is the same on both sides: the search always ends.
     """
     end = Where.of("end", case.pairs)
-    heads, mlps = (patch_each(case, node, end) for node in ("z", "mlp_out"))  # type: ignore[arg-type]
+    heads, mlps = (patch_each(case, node, end) for node in ("z", "mlp_out"))
     ranked = _ranked(heads, mlps)
     kept: list[Tensor] = []
     size = len(ranked)

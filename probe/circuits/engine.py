@@ -123,7 +123,7 @@ class Engine:
                 self._call(batch.ids(side, self.loaded.device).repeat(copies, 1))
             told = batch.length - start
             return {
-                key: seen.value[:, :, -told:].unflatten(0, (copies, -1))
+                key: seen.value[:, :, -told:].reshape(copies, len(batch), *seen.value.shape[1:2], told, -1)
                 for key, seen in self.taps.seen.items()
             }, start
 

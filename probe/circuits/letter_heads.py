@@ -17,13 +17,12 @@ from probe.circuits.letter_scores import (
     margin,
 )
 from probe.circuits.looks import ByLayer, attention
-from probe.circuits.paths import Paths, heads_of, path_effects
-from probe.circuits.receivers import Heads, Receiver
+from probe.circuits.paths import heads_of
+from probe.circuits.receivers import Heads
 from probe.circuits.reporting import Told, labelled, make_report
 from probe.circuits.role_tables import measure_table, named_roles, role_effects, role_table
-from probe.circuits.roles import joined
+from probe.circuits.roles import direct_effects, joined
 from probe.circuits.study import CircuitOptions, Pairs, Study, study
-from probe.circuits.where import Where
 from probe.errors import UsageError
 from probe.report import Report
 
@@ -90,8 +89,7 @@ def letter_heads(
     with study(model, pairs, asked) as case:
         require_marks(case.pairs, (RIGHT,), "letter heads")
         heads, letters = heads_of(case), letters_of(case)
-        paths = Paths((Receiver("logits", "logits"),), heads.all(), Where.of("end", case.pairs), "free")
-        direct = path_effects(case, paths)["logits"]
+        direct = direct_effects(case, heads)
         found, shuffled = _measured(case, letters)
         found["direct_effect"] = {layer: one[:, 0] for layer, one in direct.scores.items()}
         means = {name: {layer: one.mean(-1) for layer, one in some.items()} for name, some in found.items()}

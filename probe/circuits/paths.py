@@ -58,8 +58,10 @@ class Paths:
 def heads_of(case: Study) -> Heads:
     """How many heads the model's layers have, read from one forward."""
     trace = case.engine.record(case.batches[0], "clean", ["z", "k"])
-    counts = {node: {n: trace.value(node, n).shape[1] for n in trace.layers(node)} for node in ("z", "k")}  # type: ignore[arg-type]
-    return Heads(counts["z"], counts["k"])
+    query, key = (
+        {layer: trace.value(node, layer).shape[1] for layer in trace.layers(node)} for node in ("z", "k")
+    )
+    return Heads(query, key)
 
 
 def path_effects(case: Study, asked: Paths) -> dict[str, Effects]:
@@ -128,7 +130,7 @@ class _Run:
                 parts.setdefault(name, []).append(numbers)
         made = {}
         for name, some in parts.items():
-            numbers = torch.cat(some).unflatten(0, (len(heads), -1))
+            numbers = torch.cat(some).reshape(len(heads), len(self.places), len(self.batch))
             whole = torch.full((n_heads, *numbers.shape[1:]), torch.nan, dtype=numbers.dtype)
             whole[list(heads)] = numbers
             made[name] = whole

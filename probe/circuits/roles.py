@@ -5,7 +5,7 @@ After Wang et al. 2023, §3, with their knock-outs and paths measured on minimal
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -14,10 +14,12 @@ from probe.circuits.controls import Chosen, masked_writes, nodes
 from probe.circuits.copies import copying
 from probe.circuits.logit_split import READS, split_difference
 from probe.circuits.looks import ByLayer, attention
+from probe.circuits.nodes import Node
 from probe.circuits.paths import JOINT, Paths, path_effects
 from probe.circuits.receivers import Heads, Receiver
 from probe.circuits.study import Study
 from probe.circuits.tables import Effects
+from probe.circuits.trace import Trace
 from probe.circuits.where import Where
 
 MARKS = ("io", "s1", "s2")
@@ -107,7 +109,7 @@ class Measured:
 def measure_roles(case: Study, heads: Heads, least: Least) -> tuple[Measured, Effects]:
     """Every number of `MEASURED`, roles found on the way where later numbers need them; and the direct effects."""
     made = Measured(heads, least)
-    direct = _paths(case, heads, (Receiver("logits", "logits"),), "end")
+    direct = direct_effects(case, heads)
     made.add("direct_effect", _by_pair(direct))
     _attention(case, made)
     _copying(case, made)
@@ -122,6 +124,12 @@ def measure_roles(case: Study, heads: Heads, least: Least) -> tuple[Measured, Ef
     if inhibition:
         made.add("inhibition_values", _by_pair(_paths(case, heads, values_of(inhibition, heads), "s2")))
     return made, direct
+
+
+def direct_effects(case: Study, heads: Heads) -> Effects:
+    """What goes from every head at the last position straight to the logits, through MLPs at most."""
+    logits = Receiver("logits", "logits")
+    return path_effects(case, Paths((logits,), heads.all(), Where.of("end", case.pairs), "free"))[logits.name]
 
 
 def values_of(chosen: Chosen, heads: Heads) -> list[Receiver]:
@@ -181,14 +189,15 @@ def backup(case: Study, movers: Chosen) -> dict[int, Tensor]:
     for batch in case.batches:
         clean = case.engine.record(batch, "clean", READS)
         corrupt = case.engine.record(batch, "corrupt", ["z"])
-        means = masked_writes(
-            lambda node, layer, one=clean, other=corrupt: (one.value(node, layer) + other.value(node, layer)) / 2,
-            [nodes(movers)], batch.positions("end"),
-        )  # fmt: skip
+        means = masked_writes(partial(_mean, clean, corrupt), [nodes(movers)], batch.positions("end"))
         held = split_difference(case.engine.record(batch, "clean", READS, means), batch, False).heads
         before = split_difference(clean, batch, False).heads
         parts.append({layer: (held[layer] - before[layer]).cpu() / case.gap for layer in held})
     return joined(case, parts)
+
+
+def _mean(one: Trace, other: Trace, node: Node, layer: int) -> Tensor:
+    return (one.value(node, layer) + other.value(node, layer)) / 2
 
 
 def joined(case: Study, parts: Sequence[Mapping[int, Tensor]]) -> dict[int, Tensor]:

@@ -26,6 +26,7 @@ ROWS = (
     "suite",
     "edit",
     "sweep",
+    "circuits",
     "eager",
     "lens",
     "memory",

@@ -59,7 +59,7 @@ class LogitDifference:
     unit: str = "logits"
 
     def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
-        """right - wrong."""
+        """Right - wrong."""
         return _mean(logits, batch, "right") - _mean(logits, batch, "wrong")
 
 
@@ -85,7 +85,7 @@ class Accuracy:
     unit: str = "share"
 
     def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
-        """max right > max wrong."""
+        """Max right > max wrong."""
         right, wrong = (
             value.masked_fill(~real, float("-inf")).amax(-1)
             for value, real in (answers(batch, logits, one) for one in ("right", "wrong"))

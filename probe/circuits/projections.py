@@ -23,7 +23,7 @@ class _Tell:
         self.watch = watch
 
     def want(self, call: AttentionCall) -> Want:
-        """z."""
+        """Z."""
         return Want()
 
     def update(self, call: AttentionCall, attended: Attended) -> None:

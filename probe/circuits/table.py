@@ -39,7 +39,7 @@ METHODS: Mapping[str, Method] = {
         "Jafari et al. 2025 (arXiv:2508.21258)",
     ),
     "all_for_one": Method(
-        "probe.circuits.all_for_one:all_for_one",
+        "probe.circuits.waiting:all_for_one",
         "Whether a task is solved although tokens wait, then only the last one looks back, in few layers",
         "Mamidanna et al. 2025 (arXiv:2509.09650)",
     ),
@@ -54,22 +54,22 @@ METHODS: Mapping[str, Method] = {
         "nostalgebraist 2020 (the logit lens), per head",
     ),
     "path_patching": Method(
-        "probe.circuits.path_patching:path_patching",
+        "probe.circuits.path_effects:path_patching",
         "How much of the difference between two runs goes from a head to chosen receivers, all other heads frozen",
         "Wang et al. 2023 (arXiv:2211.00593); Merullo et al. 2024 (arXiv:2310.08744)",
     ),
     "attention_subset": Method(
-        "probe.circuits.attention_subset:attention_subset",
+        "probe.circuits.layer_sets:attention_subset",
         "The smallest set of attention layers that carries the answer to the last token, and what the others carry",
         "after Ben-Artzy & Schwartz 2024 (arXiv:2409.03621)",
     ),
     "double_dissociation": Method(
-        "probe.circuits.double_dissociation:double_dissociation",
+        "probe.circuits.dissociation:double_dissociation",
         "What the loss of each of two tasks' heads costs either task, against random heads",
         "after Disentangling Recall and Reasoning 2025",
     ),
     "head_roles": Method(
-        "probe.circuits.head_roles:head_roles",
+        "probe.circuits.role_report:head_roles",
         "Which heads are name movers, S-inhibition, induction, duplicate- or previous-token heads, by what they do",
         "Wang et al. 2023 (arXiv:2211.00593)",
     ),
@@ -99,27 +99,27 @@ METHODS: Mapping[str, Method] = {
         "Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)",
     ),
     "circuit_overlap": Method(
-        "probe.circuits.circuit_overlap:circuit_overlap",
+        "probe.circuits.overlap:circuit_overlap",
         "How many of the heads that one task uses another one uses too, beside random heads",
         "Merullo et al. 2024 (arXiv:2310.08744)",
     ),
     "circuit_transfer": Method(
-        "probe.circuits.circuit_transfer:circuit_transfer",
+        "probe.circuits.transfer:circuit_transfer",
         "Whether a task is solved better once the inhibition heads of another look at its wrong options",
         "Merullo et al. 2024 (arXiv:2310.08744)",
     ),
     "attribution_heads": Method(
-        "probe.circuits.attribution_heads:attribution_heads",
+        "probe.circuits.answer_heads:attribution_heads",
         "The circuits that answer from the context and from memory, and the sentence that an answer comes from",
         "Basu et al. 2025 (AttnAttrib)",
     ),
     "subspace": Method(
-        "probe.circuits.subspace:subspace",
+        "probe.circuits.projecting:subspace",
         "How few dimensions of a head's queries, keys and values keep what it does",
         "ours",
     ),
     "letter_heads": Method(
-        "probe.circuits.letter_heads:letter_heads",
+        "probe.circuits.letters:letter_heads",
         "Which heads say the right option's letter, by what they add to the letters and by where they look",
         "Lieberum et al. 2023 (arXiv:2307.09458)",
     ),

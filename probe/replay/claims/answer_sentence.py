@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.circuits.attribution_heads import attribution_heads
+from probe.circuits.answer_heads import attribution_heads
 from probe.errors import UsageError
 from probe.models import LoadedModel
 from probe.replay.claim import Claim

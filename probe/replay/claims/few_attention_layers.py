@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.circuits.attention_subset import attention_subset
+from probe.circuits.layer_sets import attention_subset
 from probe.models import LoadedModel
 from probe.replay.claim import Claim
 from probe.replay.finding import Estimate, Finding, Row

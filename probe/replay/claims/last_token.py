@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from probe.circuits import make_pairs
-from probe.circuits.all_for_one import all_for_one
 from probe.circuits.patching import activation_patching
+from probe.circuits.waiting import all_for_one
 from probe.models import LoadedModel
 from probe.replay.claim import Claim
 from probe.replay.finding import Finding, Row

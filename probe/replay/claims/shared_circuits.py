@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.circuits.circuit_overlap import circuit_overlap
+from probe.circuits.overlap import circuit_overlap
 from probe.models import LoadedModel
 from probe.replay.claim import Claim
 from probe.replay.finding import Estimate, Finding, Row

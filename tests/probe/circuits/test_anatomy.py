@@ -7,6 +7,7 @@ import pytest
 import small_models
 import tiny
 import torch
+from support_pairs import random_pairs
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -35,7 +36,6 @@ from probe.circuits.batches import batches
 from probe.circuits.engine import engine
 from probe.errors import CaptureError, UsageError
 from probe.models import as_loaded
-from support_pairs import random_pairs
 
 C: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -97,7 +97,9 @@ def test_a_whole_stream_gives_the_other_run(loaded: LoadedModel, node: Node) -> 
 @given(
     seed=st.integers(0, 1000),
     first=st.integers(0, LENGTH - 1),
-    nodes=st.lists(st.sampled_from(["z", "mlp_out", "resid_pre", "q", "v"]), min_size=1, max_size=3, unique=True),
+    nodes=st.lists(
+        st.sampled_from(["z", "mlp_out", "resid_pre", "q", "v"]), min_size=1, max_size=3, unique=True
+    ),
 )
 @settings(max_examples=15)
 def test_any_writes_resume_to_what_whole_forwards_give(seed: int, first: int, nodes: list[Node]) -> None:
@@ -131,10 +133,14 @@ def test_gradients_are_those_of_the_measure(loaded: LoadedModel) -> None:
             shaped = seen.shaped(gradient).detach()
             step = 1e-2 * shaped / shaped.norm()
             sides = [
-                running.patched(batch, "clean", {key: Write((seen.value.detach() + sign * step), ALL)})[0, 0, 5]
+                running.patched(batch, "clean", {key: Write((seen.value.detach() + sign * step), ALL)})[
+                    0, 0, 5
+                ]
                 for sign in (1, -1)
             ]
-            assert float(sides[0] - sides[1]) / 2 == pytest.approx(float((shaped * step).sum()), rel=0.05, abs=2e-5)
+            assert float(sides[0] - sides[1]) / 2 == pytest.approx(
+                float((shaped * step).sum()), rel=0.05, abs=2e-5
+            )
 
 
 def test_held_patterns_have_no_gradient(loaded: LoadedModel) -> None:
@@ -144,12 +150,16 @@ def test_held_patterns_have_no_gradient(loaded: LoadedModel) -> None:
         trace = running.graph(batch, "clean", ["q", "k", "v"], held=True)
         keys = [("q", 1), ("k", 1), ("v", 1)]
         raws = [trace.seen[key].raw for key in keys]  # type: ignore[index]
-        found = torch.autograd.grad(trace.logits[0, 5], [one for one in raws if one.requires_grad], allow_unused=True)
+        found = torch.autograd.grad(
+            trace.logits[0, 5], [one for one in raws if one.requires_grad], allow_unused=True
+        )
         assert [one.requires_grad for one in raws] == [False, False, True]
         assert float(found[0].abs().max()) > 0
 
 
-def test_a_model_that_cannot_be_run_in_parts_is_run_whole_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_run_in_parts_is_run_whole_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Where resumed logits differ, every patch is a whole forward and the notes tell."""
     loaded, batch = as_loaded(tiny.llama()), _batch()
     with engine(loaded) as running:
@@ -177,7 +187,9 @@ def test_between_parallel_parts_there_is_no_stream() -> None:
     """resid_mid of a block whose attention and MLP read the same stream is refused by name."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    config = GPTNeoXConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    config = GPTNeoXConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
     with engine(as_loaded(GPTNeoXForCausalLM(config).eval())) as running:
         with pytest.raises(CaptureError, match="nothing between them"):
             running.record(_batch(), "clean", ["resid_mid"])

@@ -63,7 +63,9 @@ def test_the_held_answer_is_the_answer_and_its_gradient_that_of_a_linear_map(kin
     held = norm.held(x, module(x))
     assert torch.equal(held, module(x))
     (gradient,) = torch.autograd.grad(held[0, 2, 5], x)
-    assert float((x * gradient).detach().sum()) == pytest.approx(float((held[0, 2, 5] - norm.bias[5]).detach()), abs=2e-5)
+    assert float((x * gradient).detach().sum()) == pytest.approx(
+        float((held[0, 2, 5] - norm.bias[5]).detach()), abs=2e-5
+    )
     (own,) = torch.autograd.grad(module(x)[0, 2, 5], x)
     assert not torch.allclose(own, gradient, atol=1e-3)
 

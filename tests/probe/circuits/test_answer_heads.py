@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support_pairs import random_pairs
 
 from probe.circuits.answer_circuits import answer_circuit
-from probe.circuits.attribution_heads import attribution_heads
+from probe.circuits.answer_heads import attribution_heads
 from probe.circuits.looks import rest_entropy
 from probe.circuits.sources import peaks, sentence_scores
 from probe.circuits.study import CircuitOptions, study

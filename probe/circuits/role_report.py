@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.circuits.path_patching import BIBTEX
+from probe.circuits.path_effects import BIBTEX
 from probe.circuits.paths import heads_of
 from probe.circuits.reporting import Told, labelled, make_report
 from probe.circuits.role_tables import measure_table, named_roles, role_effects, role_table

@@ -15,7 +15,7 @@ from support_pairs import random_pairs
 import probe
 from probe.circuits.batches import batches
 from probe.circuits.engine import engine
-from probe.circuits.subspace import subspace
+from probe.circuits.projecting import subspace
 from probe.circuits.subspaces import moved, principal, random, replaced, values_of
 from probe.circuits.taps import Write
 from probe.errors import InputError, UsageError

@@ -9,7 +9,7 @@ import tiny
 from movers import Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
-from probe.circuits.attention_subset import attention_subset
+from probe.circuits.layer_sets import attention_subset
 from probe.errors import InputError, UnknownNameError, UsageError
 from probe.report.answer import Answer
 

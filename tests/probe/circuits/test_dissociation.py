@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from movers import ASK_A, ASK_B, Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
-from probe.circuits.double_dissociation import double_dissociation
+from probe.circuits.dissociation import double_dissociation
 from probe.circuits.head_sets import HeadSet, matched
 from probe.errors import InputError, UsageError
 from probe.report.answer import Answer

@@ -10,13 +10,13 @@ import xarray as xr
 from torch import Tensor
 
 from probe.circuits.batches import Batch
-from probe.circuits.circuit_overlap import BIBTEX, PAPER, in_circuit
 from probe.circuits.controls import Chosen, masked_writes, matched, nodes
-from probe.circuits.head_roles import head_roles, require_marks
 from probe.circuits.measures import measure_of
+from probe.circuits.overlap import BIBTEX, PAPER, in_circuit
 from probe.circuits.paths import heads_of
 from probe.circuits.receivers import Heads
 from probe.circuits.reporting import Told, labelled, make_report
+from probe.circuits.role_report import head_roles, require_marks
 from probe.circuits.study import CircuitOptions, Pairs, Study, pair_set, study
 from probe.errors import UsageError
 from probe.models import LoadedModel, as_loaded

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support_pairs import random_pairs
 from torch import nn
 
-from probe.circuits.path_patching import path_patching
+from probe.circuits.path_effects import path_patching
 from probe.errors import UnknownNameError, UsageError
 from probe.models import LoadedModel, ModelSource
 from probe.prompts import Prompt

@@ -13,11 +13,11 @@ import xarray as xr
 from movers import Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
-from probe.circuits.all_for_one import all_for_one
 from probe.circuits.batches import batches
 from probe.circuits.engine import engine
 from probe.circuits.peeking import Peeking
 from probe.circuits.token_means import Own, token_means
+from probe.circuits.waiting import all_for_one
 from probe.errors import InputError, UsageError
 from probe.models import as_loaded
 from probe.report.answer import Answer

@@ -7,7 +7,7 @@ import torch
 from movers import Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
-from probe.circuits.head_roles import head_roles
+from probe.circuits.role_report import head_roles
 from probe.circuits.roles import MEASURED, ROLES
 from probe.errors import UsageError
 from probe.prompts.pairs import Pair

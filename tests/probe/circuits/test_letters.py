@@ -10,8 +10,8 @@ from movers import Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
 from probe.circuits.batches import batches
-from probe.circuits.letter_heads import letter_heads
 from probe.circuits.letter_scores import letter_right, letter_scores, letters_of, margin
+from probe.circuits.letters import letter_heads
 from probe.circuits.study import CircuitOptions, study
 from probe.errors import UsageError
 from probe.prompts.pairs import Pair

@@ -6,9 +6,9 @@ import tiny
 from movers import ASK_A, ASK_B, Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
-from probe.circuits.circuit_overlap import circuit_overlap, overlap
-from probe.circuits.circuit_transfer import circuit_transfer
+from probe.circuits.overlap import circuit_overlap, overlap
 from probe.circuits.reporting import labelled
+from probe.circuits.transfer import circuit_transfer
 from probe.errors import UnknownNameError, UsageError
 from probe.prompts import Prompt
 from probe.prompts.pairs import Pair

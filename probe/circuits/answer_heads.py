@@ -10,9 +10,9 @@ import xarray as xr
 from torch import Tensor
 
 from probe.circuits.answer_circuits import RANDOM_SETS, AnswerCircuit, answer_circuit
-from probe.circuits.circuit_overlap import in_circuit, overlap
 from probe.circuits.joining import joined_report
 from probe.circuits.looks import ByLayer, entropy_without_first
+from probe.circuits.overlap import in_circuit, overlap
 from probe.circuits.reporting import Told, labelled, make_report
 from probe.circuits.roles import joined
 from probe.circuits.sources import WINDOW, Asking, peaks, sentence_scores

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe.circuits.head_roles import require_marks
 from probe.circuits.letter_scores import (
     ENDING,
     RIGHT,
@@ -20,6 +19,7 @@ from probe.circuits.looks import ByLayer, attention
 from probe.circuits.paths import heads_of
 from probe.circuits.receivers import Heads
 from probe.circuits.reporting import Told, labelled, make_report
+from probe.circuits.role_report import require_marks
 from probe.circuits.role_tables import measure_table, named_roles, role_effects, role_table
 from probe.circuits.roles import direct_effects, joined
 from probe.circuits.study import CircuitOptions, Pairs, Study, study

@@ -60,8 +60,9 @@ class Anatomy:
         for one in self.blocks:
             if one.place.layer == layer:
                 return one
+        first, last = self.blocks[0].place.layer, self.blocks[-1].place.layer
         raise UsageError(
-            f"layer {layer} was asked; the model has layers {self.blocks[0].place.layer} to {self.blocks[-1].place.layer}"
+            f"layer {layer} was asked; the model has layers {first} to {last}: name one of these"
         )
 
     def writer(self, layer: int, part: str) -> Writer:

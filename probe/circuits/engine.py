@@ -95,7 +95,8 @@ class Engine:
                 return self._resumed(batch, side, writes, (layer, start, copies))
             self.taps.ready((), writes)
             ids = batch.ids(side, self.loaded.device).repeat(copies, 1)
-            return self._call(ids).unflatten(0, (copies, -1))
+            logits = self._call(ids)
+            return logits.reshape(copies, -1, logits.shape[-1])
 
     def passing(
         self,
@@ -140,7 +141,7 @@ class Engine:
         self, batch: Batch, side: Side, writes: Mapping[Key, Write], where: tuple[int, int, int]
     ) -> Float[Tensor, "copy pair vocab"]:
         made: Tensor = self._part(batch, side, writes, where)
-        return made.unflatten(0, (where[2], -1))
+        return made.reshape(where[2], -1, made.shape[-1])
 
     def _part(
         self,

@@ -18,8 +18,13 @@ Numbers = Float[Tensor, "*copy pair"]
 class Measure(Protocol):
     """One number per pair. `clean` are the logits of the clean run, which some measures compare with."""
 
-    name: str
-    unit: str
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+
+    @property
+    def unit(self) -> str:
+        """What its numbers are in."""
 
     def __call__(
         self, logits: Float[Tensor, "*copy pair vocab"], batch: Batch, clean: Float[Tensor, "pair vocab"]
@@ -58,7 +63,9 @@ class LogitDifference:
     name: str = "logit_difference"
     unit: str = "logits"
 
-    def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
+    def __call__(
+        self, logits: Float[Tensor, "*copy pair vocab"], batch: Batch, clean: Float[Tensor, "pair vocab"]
+    ) -> Numbers:
         """Right - wrong."""
         return _mean(logits, batch, "right") - _mean(logits, batch, "wrong")
 
@@ -70,7 +77,9 @@ class ProbabilityDifference:
     name: str = "probability_difference"
     unit: str = "probability"
 
-    def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
+    def __call__(
+        self, logits: Float[Tensor, "*copy pair vocab"], batch: Batch, clean: Float[Tensor, "pair vocab"]
+    ) -> Numbers:
         """Σ p(right) - Σ p(wrong)."""
         total = logits.double().logsumexp(-1, keepdim=True)
         (right, are_right), (wrong, are_wrong) = (answers(batch, logits, one) for one in ("right", "wrong"))
@@ -84,7 +93,9 @@ class Accuracy:
     name: str = "accuracy"
     unit: str = "share"
 
-    def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
+    def __call__(
+        self, logits: Float[Tensor, "*copy pair vocab"], batch: Batch, clean: Float[Tensor, "pair vocab"]
+    ) -> Numbers:
         """Max right > max wrong."""
         right, wrong = (
             value.masked_fill(~real, float("-inf")).amax(-1)
@@ -100,7 +111,9 @@ class Divergence:
     name: str = "kl"
     unit: str = "nats"
 
-    def __call__(self, logits: Tensor, batch: Batch, clean: Tensor) -> Tensor:
+    def __call__(
+        self, logits: Float[Tensor, "*copy pair vocab"], batch: Batch, clean: Float[Tensor, "pair vocab"]
+    ) -> Numbers:
         """Σ p_clean (ln p_clean - ln p)."""
         reference = clean.double().log_softmax(-1)
         return (reference.exp() * (reference - logits.double().log_softmax(-1))).sum(-1)

@@ -133,7 +133,7 @@ def _layer(case: Study, batch: Batch, trace: Trace, what: tuple[Node, int, Where
         few = torch.stack(masks[start : start + size])
         logits = case.engine.patched(batch, into, {(kind, layer): Write(value, few)}, len(few))
         parts.append(case.numbers(batch, logits))
-    return torch.cat(parts).unflatten(0, (value.shape[1], -1))
+    return torch.cat(parts).reshape(value.shape[1], -1, len(batch))
 
 
 def _variants(n_units: int, batch: Batch, where: Where) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""What every method starts with: a model that solves a task, on pairs that were checked, and what it says without a patch."""
+"""What every method starts with: a model that solves a task, on checked pairs, and what it says without a patch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,8 +98,8 @@ class Study:
     def notes(self) -> list[str]:
         """Lines that a reader of the numbers must see."""
         said = (
-            f"task {self.pairs.task}, {len(self.pairs)} pairs: {self.measure.name} {float(self.clean.mean()):.3f} clean, "
-            f"{float(self.corrupt.mean()):.3f} corrupt; right beats wrong on {self.accuracy:.0%} of clean and "
+            f"task {self.pairs.task}, {len(self.pairs)} pairs: {self.measure.name} {float(self.clean.mean()):.3f} "
+            f"clean, {float(self.corrupt.mean()):.3f} corrupt; right beats wrong on {self.accuracy:.0%} of clean and "
             f"{self.corrupt_accuracy:.0%} of corrupt prompts"
         )
         return [said, *self.pairs.notes, *self.loaded.notes, *self.engine.notes]
@@ -162,7 +162,7 @@ def _checked(
         numbers = [one(logits[batch, side], batch, logits[batch, "clean"]).cpu() for batch in groups]
         return in_order(groups, numbers)
 
-    shares = [float(all_of(side, measure_of("accuracy")).mean()) for side in ("clean", "corrupt")]  # type: ignore[arg-type]
+    shares = [float(all_of(side, measure_of("accuracy")).mean()) for side in ("clean", "corrupt")]
     made = Study(
         running.loaded, pairs, options, measure, running, groups, logits, all_of("clean", measure),
         all_of("corrupt", measure), shares[0], shares[1],
@@ -170,8 +170,8 @@ def _checked(
     if made.accuracy < options.min_accuracy:
         raise UsageError(
             f"the circuit of {pairs.task} in {running.loaded.name} was asked; the model puts right before wrong on "
-            f"{made.accuracy:.0%} of {len(pairs)} clean prompts (needed {options.min_accuracy:.0%}), so it does not solve "
-            "the task and its parts are not interpreted: use another task or model, or lower min_accuracy"
+            f"{made.accuracy:.0%} of {len(pairs)} clean prompts (needed {options.min_accuracy:.0%}), so it does not "
+            "solve the task and its parts are not interpreted: use another task or model, or lower min_accuracy"
         )
     difference = made.clean - made.corrupt
     if float(difference.mean().abs()) <= 1e-6 * max(1.0, float(made.clean.abs().max())):

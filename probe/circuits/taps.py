@@ -39,7 +39,7 @@ class Write:
         copies, positions = self.mask.shape[0], value.shape[2]
         mask = self.mask if self.mask.shape[3] == 1 else self.mask[..., start : start + positions]
         source = self.source[..., start : start + positions, :].to(value)
-        split = value.unflatten(0, (copies, -1))
+        split = value.reshape(copies, -1, *value.shape[1:])
         made = torch.where(mask[..., None], source if source.ndim == 5 else source[None], split)
         return made.flatten(0, 1)
 
@@ -248,7 +248,8 @@ class Taps:
             if name in self.reads:
                 self.seen[key] = Seen(value, value)
         if made or self.held:
-            call = replace(call, scores=replace(scores, **made))
+            new: Any = made
+            call = replace(call, scores=replace(scores, **new))
         return call
 
     def edits(self, call: AttentionCall) -> Edits:

@@ -33,8 +33,8 @@ class Where:
             lengths = sorted({len(pair) for pair in pairs})
             if len(lengths) > 1:
                 raise UsageError(
-                    f"positions one by one were asked (at='tokens'); the pairs have {lengths[0]} to {lengths[-1]} tokens, "
-                    "so that positions do not correspond: use at='marks', or pairs of one length"
+                    f"positions one by one were asked (at='tokens'); the pairs have {lengths[0]} to {lengths[-1]} "
+                    "tokens, so that positions do not correspond: use at='marks', or pairs of one length"
                 )
             return cls(at, _tokens(pairs))
         if at != "all" and at not in pairs.marks:

@@ -75,7 +75,7 @@ def _other(data: xr.DataArray, what: str) -> str | None:
 
 def _sizes(data: xr.DataArray) -> list[float]:
     found = data.coords["size"].values if "size" in data.coords else np.arange(data.sizes["size"])
-    return np.asarray(found, np.float64).tolist()
+    return [float(one) for one in found]
 
 
 def _lines(curves: xr.DataArray) -> Sequence[tuple[str, np.ndarray]]:

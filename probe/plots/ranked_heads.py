@@ -65,7 +65,9 @@ def _intervals(
     axis, places, scores = shown
     bounds = bootstrap(answer, level)
     where = [{"layer": layer} if axis == "layer" else {"layer": layer, axis: head} for layer, head in places]
-    low, high = (np.array([float(bounds.sel(bound=end, **one)) for one in where]) for end in ("low", "high"))
+    low, high = (
+        np.array([float(bounds.sel({"bound": end, **one})) for one in where]) for end in ("low", "high")
+    )
     return {
         "type": "data",
         "symmetric": False,

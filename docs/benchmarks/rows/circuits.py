@@ -35,7 +35,7 @@ def measure(rounds: int) -> dict[str, object]:
     torch.set_num_threads(1)
     loaded = load(SMALL)
     pairs = pairs_of_one_length(loaded)
-    full, lens = Full(loaded, pairs), Lens(pairs)
+    full, lens = Full(pairs), Lens(pairs)
     sides: dict[str, Callable[[int, int], float]] = {"full": full.patched, "lens": lens.patched}
     for patched in sides.values():
         patched(0, 0)
@@ -108,9 +108,10 @@ def difference(pairs: PairSet) -> Callable[[Tensor], Tensor]:
 class Full:
     """One native forward over the corrupt prompts per head, its z replaced where W_O takes it."""
 
-    def __init__(self, loaded: LoadedModel, pairs: PairSet) -> None:
-        self.model, self.corrupt, self.measure = loaded.model, ids(pairs, "corrupt"), difference(pairs)
-        self.outputs = [block.self_attn.o_proj for block in loaded.model.model.layers]
+    def __init__(self, pairs: PairSet) -> None:
+        self.model = load(SMALL).model  # its own copy: ours is under a session while it is patched
+        self.corrupt, self.measure = ids(pairs, "corrupt"), difference(pairs)
+        self.outputs = [block.self_attn.o_proj for block in self.model.model.layers]
         self.clean: list[Tensor] = []
         handles = [
             one.register_forward_pre_hook(lambda _, given: self.clean.append(given[0][:, -1].clone()))
@@ -235,7 +236,7 @@ def _peak_here(side: str) -> float:
     torch.set_num_threads(1)
     loaded = load(SMALL)
     pairs = pairs_of_one_length(loaded)
-    other = Full(loaded, pairs) if side == "full" else Lens(pairs) if side == "lens" else None
+    other = Full(pairs) if side == "full" else Lens(pairs) if side == "lens" else None
     few = PairSet("ioi", pairs.pairs[:1])
     if other is None:  # first use allocates what every later use shares
         activation_patching(loaded, few, "z", at="end", layers=[29], min_accuracy=0.0)

@@ -74,7 +74,7 @@ def test_the_held_answer_is_the_answer_and_its_gradient_that_of_a_linear_map(kin
     "module",
     [
         nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Identity(), nn.Sequential(nn.LayerNorm(WIDTH)), nn.LayerNorm(5),
-        nn.Softmax(-1), nn.Sigmoid(), nn.Embedding(4, WIDTH), nn.Dropout(0.5), nn.Sign() if hasattr(nn, "Sign") else nn.Tanh(),
+        nn.Softmax(-1), nn.Sigmoid(), nn.Embedding(4, WIDTH), nn.Dropout(0.5), nn.Tanh(),
     ],
 )  # fmt: skip
 def test_what_is_no_norm_is_not_taken_for_one(module: nn.Module) -> None:

@@ -115,8 +115,8 @@ def test_bad_input() -> None:
         activation_patching(tiny.llama(), "ioi")
     with pytest.raises(UsageError, match="layers 0 to 1"):
         activation_patching(tiny.llama(), pairs, "z", layers=[9], **FREE)
+    mixed = [*random_pairs(60, 1, 9), *random_pairs(60, 1, 6)]
     with pytest.raises(UsageError, match="at='marks'"):
-        mixed = [*random_pairs(60, 1, 9), *random_pairs(60, 1, 6)]
         activation_patching(tiny.llama(), mixed, "z", at="tokens", **FREE)
 
 

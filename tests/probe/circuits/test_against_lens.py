@@ -17,7 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import probe
-from probe.circuits import activation_patching, logit_attribution, make_pairs
+from probe.circuits import (
+    activation_patching,
+    attribution_patching,
+    edge_attribution,
+    logit_attribution,
+    make_pairs,
+)
 from probe.models import LoadedModel
 from probe.prompts.pairs import Pair
 from probe.report import Answer
@@ -161,6 +167,55 @@ def test_direct_attribution(kind: str, tmp_path: Path) -> None:
         heads = theirs("head")
         single = [[heads[f"L{layer}H{head}"] for head in range(4)] for layer in (0, 1)]
         np.testing.assert_allclose(answer.head_map, single, **CLOSE)
+
+
+def test_attribution_patching(lens: Lens) -> None:
+    """Heads and MLPs at every position, to first order: gradients at the corrupt run, values towards the clean one."""
+    heads, mlps = np.zeros((2, 4, 8)), np.zeros((2, 8))
+    for pair in PAIRS:
+        clean, corrupt = (_ids([pair], side) for side in ("clean", "corrupt"))
+        found = analysis.attribution_patch(lens.bridge, clean, corrupt, difference([pair])).node_scores
+        for node, score in found.items():
+            if node.kind == "attn_head_out":
+                heads[node.layer, node.head, node.position] += score / len(PAIRS)
+            elif node.kind == "mlp_out":
+                mlps[node.layer, node.position] += score / len(PAIRS)
+    report = attribution_patching(lens.model, PAIRS, ["z", "mlp_out"], at="tokens", min_accuracy=0.0)
+    ends = as_logits(lens.model, PAIRS, np.array([0.0, 1.0]))
+    for answer, expected in zip(report.answers, (heads, mlps), strict=True):
+        scores = answer.extra["by_position"].transpose("layer", ..., "position").values
+        np.testing.assert_allclose(scores * (ends[1] - ends[0]), expected, **CLOSE)
+        assert np.ptp(expected) > 0.01
+
+
+def test_edge_attribution(tmp_path: Path) -> None:
+    """Every path of a model without grouped heads and without a norm behind W_O, summed over positions."""
+    model = small_models.gpt2()
+    bridge = booted(small_models.gpt2(), tmp_path)
+    ways = {"q_input": "H{head}.q", "k_input": "KV{head}.k", "v_input": "KV{head}.v", "mlp_in": "MLP"}
+
+    def name(node: Any) -> str:
+        if node.kind in ("embed", "logits"):
+            return "embedding" if node.kind == "embed" else "logits"
+        ending = {**ways, "attn_head_out": "H{head}", "mlp_out": "MLP"}[node.kind]
+        return f"L{node.layer}." + ending.format(head=node.head)
+
+    expected: dict[tuple[str, str], float] = {}
+    config = analysis.EdgeAttributionConfig(granularity="edge")
+    for pair in PAIRS:
+        clean, corrupt = (_ids([pair], side) for side in ("clean", "corrupt"))
+        found = analysis.attribution_patch(bridge, clean, corrupt, difference([pair]), config).edge_scores
+        for (sender, receiver), score in found.items():
+            path = (name(sender), name(receiver))
+            expected[path] = expected.get(path, 0.0) + score / len(PAIRS)
+    (answer,) = edge_attribution(model, PAIRS, min_accuracy=0.0).answers
+    ends = as_logits(model, PAIRS, np.array([0.0, 1.0]))
+    edges = answer.extra["edges"] * (ends[1] - ends[0])
+    assert int(edges.notnull().sum()) == len(expected)
+    for (sender, receiver), score in expected.items():
+        ours = float(edges.sel(sender=sender, receiver=receiver))
+        assert ours == pytest.approx(score, abs=1e-3), (sender, receiver)
+    assert max(map(abs, expected.values())) > 0.01
 
 
 def test_real_weights(smollm2: LoadedModel) -> None:

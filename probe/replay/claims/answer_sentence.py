@@ -82,7 +82,7 @@ CLAIM = Claim(
     "to 9 %).",
     data=f"{COUNT} seeded pairs of the task `counterfactual` for each of {SEEDS} seeds; circuit, head and numbers "
     "come from "
-    "the same prompts, which have no part in choosing among several heads.",
+    "the same prompts (nothing is held out: the rule leaves no choice among heads).",
     measure=measure,
     how=(
         f"`attribution_heads` at its defaults (delta {DELTA}): the circuit by activation patching at the last "

@@ -81,7 +81,7 @@ CLAIM = Claim(
     "carries the other prompt's answer over, and the remaining layers can take their outputs from anywhere.",
     data=f"{COUNT} seeded pairs of each of {', '.join(TASKS)}, {SEEDS} seeds; half of the pairs choose the layers, "
     "the "
-    "other half is measured.",
+    "other, held-out half is measured.",
     measure=measure,
     how=(
         "`attention_subset` at the last position: attention outputs of the clean run are put into the corrupt "

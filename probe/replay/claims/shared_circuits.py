@@ -66,7 +66,8 @@ CLAIM = Claim(
     claimed="tasks reuse the same components: in GPT-2 medium 78 % of the heads in the circuit for Colored "
     "Objects are in "
     "the circuit for indirect objects as well.",
-    data=f"{COUNT} seeded pairs of each of {', '.join(TASKS)}. Colored Objects is left out: models of this size do "
+    data=f"{COUNT} seeded pairs of each of {', '.join(TASKS)}. Nothing is chosen or held out. Colored Objects is "
+    "left out: models of this size do "
     "not "
     "solve it.",
     measure=measure,

@@ -38,7 +38,7 @@ class Write:
         """The value with what is written; `start` is the position of its first token."""
         copies, positions = self.mask.shape[0], value.shape[2]
         mask = self.mask if self.mask.shape[3] == 1 else self.mask[..., start : start + positions]
-        source = self.source[..., start : start + positions, :].to(value)
+        mask, source = mask.to(value.device), self.source[..., start : start + positions, :].to(value)
         split = value.reshape(copies, -1, *value.shape[1:])
         made = torch.where(mask[..., None], source if source.ndim == 5 else source[None], split)
         return made.flatten(0, 1)

@@ -133,8 +133,7 @@ CLAIM = Claim(
         f"Triggers are the three most frequent characters. Intervals are over {COUNT} sequences. The control is the "
         "same "
         "model after one step.",
-        "The claim holds where, in one layer, mass on BOS is higher at rows that do not copy and its value is "
-        "shorter "
+        "The claim holds where, in one layer, mass on BOS is higher at rows that do not copy and its value is shorter "
         "than "
         "the others', and where in three layers its residual norm is above the others' and above that in one layer.",
     ),

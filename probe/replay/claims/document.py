@@ -229,8 +229,7 @@ def _table(base: Said, tried: Sequence[Tried]) -> Table:
 
 CLAIM = Claim(
     claimed="heads whose output depends most on the evidence can be reinforced so that the answer follows the "
-    "evidence. The paper has images (captions with a hallucinated object fall from 49.7 to 33.3 % on LLaVA-1.5); "
-    "here "
+    "evidence. The paper has images (captions with a hallucinated object fall from 49.7 to 33.3 % on LLaVA-1.5); here "
     "a text contradicts what the model knows, so that there is no number to set beside ours.",
     data="`datasets/counterfactual.jsonl`, a document that says otherwise than the world, then the sentence to "
     "complete. Heads are chosen on every other prompt (the train part); the others are held out. Items whose two "
@@ -241,15 +240,13 @@ CLAIM = Claim(
         "left out), found on the train part, at most half of a layer's heads.",
         "The document is most of the prompt, so that this choice favours heads that look at everything but the sink. "
         f"{POINTING.capitalize()}: the same for the mass on the answer's tokens in the document.",
-        f"Retrieval heads: the top {TOP} of `probe analyze --metric retrieval`. VHR: `reinforce(span=document)`, "
-        "which "
+        f"Retrieval heads: the top {TOP} of `probe analyze --metric retrieval`. VHR: `reinforce(span=document)`, which "
         "selects heads for each prompt.",
         "Margin: log p(first token of the document's answer) − log p(first token of the world's), at the last token.",
         "The claim holds where the margin rises (its interval above 0), more than with the controls (the interval of "
         "the difference above 0), and no control does as well. The verdict is on the first choice at alpha "
         f"{FIRST:g} (the default of `reinforce`), chosen before anything was measured; the choice by the answer and "
-        "alpha 1.5 were added after a look at five of the prompts of SmolLM2. No correction is made for looking "
-        "at all "
+        "alpha 1.5 were added after a look at five of the prompts of SmolLM2. No correction is made for looking at all "
         "of them.",
         "Reinforced: z of the last row alone, times alpha. A control takes as many other heads of the same layers.",
     ),

@@ -52,16 +52,14 @@ def measure(work: Work) -> Finding:
             )
         )
         lines.append(
-            f"Without {what}: others minus dormant heads, text by text: {mean(gap, digits=3)}; the dormant heads' "
-            "own "
+            f"Without {what}: others minus dormant heads, text by text: {mean(gap, digits=3)}; the dormant heads' own "
             f"change is {mean(one[0], digits=3)}, {_size(one[0])}."
         )
     own = [np.mean([mass[head] for head in heads]) for heads in groups]
     zeroed = rise[0]
     return Finding(
         holds=bool(holds),
-        brief=f"loss {mean(zeroed[0], digits=3)} nats without the {TOP} heads that rest most (mass on the first "
-        "token "
+        brief=f"loss {mean(zeroed[0], digits=3)} nats without the {TOP} heads that rest most (mass on the first token "
         f"{own[0]:.2f}), {spread(zeroed[1:], 3)} without {TOP} others of their layers ({np.mean(own[1:]):.2f})",
         rows=tuple(rows),
         found=tuple(lines),
@@ -123,8 +121,7 @@ CLAIM = Claim(
         "first "
         "token, rows not renormalised.",
         f"A control takes away as many other heads of the same layers, {SEEDS} draws.",
-        "The claim holds where zeroing the dormant heads costs less than zeroing the controls: the interval over "
-        "texts "
+        "The claim holds where zeroing the dormant heads costs less than zeroing the controls: the interval over texts "
         "of "
         "the difference is above 0. Whether it costs nothing at all is told beside it.",
     ),

@@ -76,8 +76,7 @@ def measure(work: Work) -> Finding:
         )
         headline.append(Row(f"loss, its best member, {said}", mean(members[:, best, 0])))
         lines.append(
-            f"{said}: the average is better than its best member by {mean(gain)} nats, than the best member "
-            "flattened "
+            f"{said}: the average is better than its best member by {mean(gain)} nats, than the best member flattened "
             f"for it by {mean(smooth)}, and right {mean(right, digits=3)} more often than a member. It is "
             f"{mean(together[:, 0] - base[:, 0])} nats worse than whole attention. The claim "
             f"{'holds' if yes else 'does not hold'}."
@@ -146,12 +145,10 @@ CLAIM = Claim(
         f"position 0, a sink, and the row's own token stay. The ensemble is the mean of the probabilities of "
         f"{MEMBERS} members.",
         "That the average beats the mean of its members' losses is a law (Jensen); so it is set beside its best "
-        "member. An average is also flatter, which alone helps a member that is too sure: the control is the "
-        "passage's "
+        "member. An average is also flatter, which alone helps a member that is too sure: the control is the passage's "
         "best member at the temperature, of a few from 1 to 2, that is best for that very passage (chosen with its "
         "answers, against the claim).",
-        "The claim holds where, at both rates, the average has a lower loss than the best member and than the "
-        "control, "
+        "The claim holds where, at both rates, the average has a lower loss than the best member and than the control, "
         "and is right more often than a member (intervals over passages). Whether it beats whole "
         "attention is told beside it.",
     ),

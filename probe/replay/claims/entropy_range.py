@@ -89,7 +89,6 @@ def measure(work: Work) -> Finding:
         found=(
             f"The bound {'is never violated' if law else 'is violated'}. Overload is "
             f"{'more frequent in the first third than in the last' if early else 'not more frequent early'}, and "
-            ""
             f"{'hardly found later' if only else f'found later too (the middle or last third has {FEW:.0%} or more)'}.",
         ),
         tables=(_table(shares),),
@@ -118,8 +117,7 @@ def _thirds(values: np.ndarray, is_over: Callable[[np.ndarray], np.ndarray]) -> 
 def _table(shares: dict[str, np.ndarray]) -> Table:
     titles = {"overload": "all keys", "without first": "the first key left out"}
     return Table(
-        f"Share of heads whose mean entropy is {OVERLOAD:g} of its maximum or more: mean [95 % interval over "
-        "passages]",
+        f"Share of heads whose mean entropy is {OVERLOAD:g} of its maximum or more: mean [95 % interval over passages]",
         ("entropy over", *THIRDS),
         tuple(
             (titles[kind], *(str(mean(values[:, at])) for at in range(3))) for kind, values in shares.items()
@@ -138,10 +136,8 @@ CLAIM = Claim(
         f"mean is {OVERLOAD:g} or more counts as overloaded (`entropy_state`).",
         "With a sink at the first position a head that looks everywhere else alike seems focused: the table has the "
         "shares with the first key left out as well. A control has no part: nothing is chosen or edited.",
-        "The claim holds where no row violates the bound, the first third has a larger share of overloaded heads "
-        "than "
-        f"the last (interval of the difference over passages), and the other thirds have less than {FEW:.0%}. "
-        "Nothing "
+        "The claim holds where no row violates the bound, the first third has a larger share of overloaded heads than "
+        f"the last (interval of the difference over passages), and the other thirds have less than {FEW:.0%}. Nothing "
         "was measured before these were set.",
     ),
     settings={"count": COUNT, "width": WIDTH, "overload": OVERLOAD},

@@ -126,8 +126,7 @@ def _but(failed: list[str], *, differs: bool) -> str:
 
 
 CLAIM = Claim(
-    claimed="attention sinks, drained value states and residual-state peaks occur together at the first token (or "
-    "the "
+    claimed="attention sinks, drained value states and residual-state peaks occur together at the first token (or the "
     "first delimiter); whether a head rests there depends on the domain of the text (Llama-2-7B L16.H25: dormant on "
     "Wikipedia, active on code).",
     data="eight texts each of four domains: the shipped story, and code, JSON and lists of `datasets/domains.jsonl`; "
@@ -137,18 +136,13 @@ CLAIM = Claim(
         "`key_mass`, `value_drain` and `residual_peak` at the first token; the control is one random other token of "
         "each "
         "text, the same heads and layers.",
-        f"A sink head of a text has more than {SINK} of its mass on its first token (mean over the rows that see "
-        "it). "
+        f"A sink head of a text has more than {SINK} of its mass on its first token (mean over the rows that see it). "
         "The "
-        "mass of a random key falls with the rows that see many keys, that of a uniform row would be 1 / (i + 1): "
-        "the "
+        "mass of a random key falls with the rows that see many keys, that of a uniform row would be 1 / (i + 1): the "
         "control holds the same dilution.",
-        "The claim holds where each of these has an interval over texts beyond 0: more sink heads than for the "
-        "control "
-        "token, shorter values in them than the control token's and than in heads that are no sinks, a higher "
-        "residual "
-        "peak, and a negative rank correlation of mass and value norm over heads. Domains are told beside the "
-        "verdict.",
+        "The claim holds where each of these has an interval over texts beyond 0: more sink heads than for the control "
+        "token, shorter values in them than the control token's and than in heads that are no sinks, a higher residual "
+        "peak, and a negative rank correlation of mass and value norm over heads. Domains are told beside the verdict.",
     ),
     settings={"width": WIDTH, "sink": SINK},
 )

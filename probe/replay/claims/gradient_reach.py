@@ -101,8 +101,7 @@ CLAIM = Claim(
         f"{LAYERS} layers, evenly spaced from the first to the last. The row's own token counts in both as near.",
         "The control is uniform attention: the share that keys beyond the distance have by their number.",
         "Much attention goes to the first token, a sink that carries little; so both are shown without it as well.",
-        "The claim holds where the gradient's share is the larger, mean over layers (interval over passages), "
-        "with the "
+        "The claim holds where the gradient's share is the larger, mean over layers (interval over passages), with the "
         "first token and without.",
     ),
     settings={"passages": PASSAGES, "width": WIDTH, "layers": LAYERS, "probes": PROBES, "beyond": BEYOND},

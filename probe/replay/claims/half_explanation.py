@@ -36,8 +36,7 @@ def measure(work: Work) -> Finding:
     per_head = np.nanmean(heads, 0)
     return Finding(
         holds=half and above,
-        brief=f"Spearman {mean(without)} without the first token ({mean(ranked)} with it); another passage's "
-        "saliency "
+        brief=f"Spearman {mean(without)} without the first token ({mean(ranked)} with it); another passage's saliency "
         f"{other.mean():.2f}, nearness alone {near.mean():.2f}; best head {np.nanmax(per_head):.2f}",
         rows=(
             Row("Spearman's correlation, attention averaged over heads and layers", mean(ranked), "–"),
@@ -100,13 +99,11 @@ CLAIM = Claim(
     measure=measure,
     how=(
         "Saliency of a token: norm of the gradient of the most likely next token's logit by its input embedding "
-        "(`attention_saliency`). Attention: the last row, averaged over heads and layers. The first token, a sink "
-        "with "
+        "(`attention_saliency`). Attention: the last row, averaged over heads and layers. The first token, a sink with "
         "large attention whatever it says, is left out unless said.",
         "Control: the saliency of another passage at the same positions, which shares only what position makes of "
         "both. Nearness alone ranks tokens by position.",
-        f"The claim holds where Spearman's correlation lies between {LOW:g} and {HIGH:g} with its whole interval "
-        "over "
+        f"The claim holds where Spearman's correlation lies between {LOW:g} and {HIGH:g} with its whole interval over "
         "passages, and above the control (interval of the difference). Nothing was measured before these were set.",
     ),
     settings={"count": COUNT, "width": WIDTH},

@@ -97,8 +97,7 @@ def _table(cost: dict[int, np.ndarray], base: np.ndarray, heads: int) -> Table:
 
 CLAIM = Claim(
     claimed="not every head is needed at every token: a router that keeps 50 to 90 % of the heads per token loses "
-    "nothing; MoH-LLaMA3-8B is 2.4 % better with 75 % of its heads. (The paper trains the router and tunes the "
-    "model; "
+    "nothing; MoH-LLaMA3-8B is 2.4 % better with 75 % of its heads. (The paper trains the router and tunes the model; "
     "here heads are silenced in a model that was never told.)",
     data=f"{COUNT} passages of {WIDTH} tokens, {DATA}.",
     measure=measure,

@@ -129,21 +129,17 @@ def _told(controls: Controls, scores: dict[str, float]) -> tuple[str, ...]:
 
 CLAIM = Claim(
     claimed="induction heads copy what followed an earlier occurrence of the current token; they are the main source "
-    "of in-context learning: knocking them out takes it away, and little else (shown for small attention-only "
-    "models).",
-    data=f"{COUNT} prompts of {HALF} random tokens said twice, of other seeds than those that heads are found on "
-    "(held "
+    "of in-context learning: knocking them out takes it away, and little else (shown for small attention-only models).",
+    data=f"{COUNT} prompts of {HALF} random tokens said twice, of other seeds than those that heads are found on (held "
     f"out); and the first {HALF} tokens of {COUNT} passages said twice, {DATA}.",
     measure=measure,
     how=(
-        f"The {TOP} heads with the highest `induction` score on its own prompts (four of 128 random tokens said "
-        "twice, "
+        f"The {TOP} heads with the highest `induction` score on its own prompts (four of 128 random tokens said twice, "
         "seed 0), at most half of a layer's, give zero in every row.",
         "Loss is the mean over a saying, its first token left out: nothing before it tells it.",
         f"Controls: as many other heads of the same layers, {SEEDS} draws; the range is over draws.",
         "The claim holds on an input where the loss that masking adds in the second saying is above the mean of the "
-        "controls' and above what it adds in the first, both by the whole interval over prompts; and as a whole "
-        "where "
+        "controls' and above what it adds in the first, both by the whole interval over prompts; and as a whole where "
         "it does on both inputs.",
     ),
     settings={"top": TOP, "seeds": SEEDS, "count": COUNT, "half": HALF, "held out": HELD_OUT},

@@ -60,8 +60,7 @@ def measure(work: Work) -> Finding:
             f"cut is {'redundant' if cut >= KEPT * base else 'needed'}. Cut for the question too, "
             f"recall is {asked:.2f}.",
             f"Loss of the answer's tokens: {mean(loss[first] - loss[NONE], needles)} nats more with windows of "
-            f"{FIRST}; where position 0, a sink, is out of sight as well, "
-            f"{mean(loss[NO_SINK] - loss[NONE], needles)}.",
+            f"{FIRST}; where position 0, a sink, is out of sight as well, {mean(loss[NO_SINK] - loss[NONE], needles)}.",
         ),
         tables=(_table(names, recall, loss, needles),),
     )
@@ -97,21 +96,18 @@ def _table(
 
 CLAIM = Claim(
     claimed="context tokens need not see one another: encoded in blocks, with the first block in sight of all, and "
-    "read by the question in full, a context gives 97 to 100 % of the accuracy (blocks of thousands of tokens, "
-    "models "
+    "read by the question in full, a context gives 97 to 100 % of the accuracy (blocks of thousands of tokens, models "
     "of 8 billion weights and more).",
     data=f"needles 5 to {4 + NEEDLES} of `datasets/needles.jsonl` at {LENGTH} tokens, all of the held-out part; "
     "nothing is chosen or tuned.",
     measure=measure,
     how=(
-        "`isolate`: a token of the context sees of the context only itself and those right before it, a sliding "
-        "window "
+        "`isolate`: a token of the context sees of the context only itself and those right before it, a sliding window "
         "where the paper has blocks; in all heads and layers. Position 0 is outside the context, in every token's "
         "sight, unless it is said to be cut too.",
         f"The question, behind the context, sees all of it. The control cuts the question's and the answer's rows to "
         f"{FIRST} tokens as well: as short a window, where it should matter.",
-        f"The claim holds where windows of {FIRST} tokens keep {KEPT:g} of the uncut recall, and more than the "
-        "control "
+        f"The claim holds where windows of {FIRST} tokens keep {KEPT:g} of the uncut recall, and more than the control "
         "(interval of the difference over needles). The other windows stand beside it.",
     ),
     settings={"needles": NEEDLES, "length": LENGTH, "windows": WINDOWS},

@@ -105,8 +105,8 @@ CLAIM = Claim(
     "their "
     "token until about layer 14 or 15 of 32, then be looked at by the last token in two layers only, and most sums "
     "are still solved (All-for-One).",
-    data=f"{COUNT} seeded sums of the task `arithmetic` in each half; one half chooses the layer, the other is "
-    "measured.",
+    data=f"{COUNT} seeded sums of the task `arithmetic` in each part: the train part chooses the layer, the held-out "
+    "part is measured.",
     measure=measure,
     how=(
         f"`all_for_one` with {TRANSFER} layers of transfer. Means are over the prompts of the other pairs of the "

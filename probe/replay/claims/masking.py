@@ -76,34 +76,27 @@ def _how(top: Sequence[str], controls: Controls, scores: dict[str, float]) -> tu
 
 
 CLAIM = Claim(
-    claimed="masking the heads with the highest retrieval score makes a model miss needles in a haystack (50 of "
-    "them, "
-    "about 5 % of all heads, take every model's needle score below 50 of 100); masking as many random heads does "
-    "not. "
+    claimed="masking the heads with the highest retrieval score makes a model miss needles in a haystack (50 of them, "
+    "about 5 % of all heads, take every model's needle score below 50 of 100); masking as many random heads does not. "
     "What the model knows of language should stay: its loss on ordinary text.",
-    data=f"heads are found on the train part (needles 1 to {DETECTED_WITH}, the first half of the haystack); "
-    "recall is "
-    f"measured on the held-out part (needles {DETECTED_WITH + 1} to {DETECTED_WITH + NEEDLES}, another stretch of "
-    "the "
+    data=f"heads are found on the train part (needles 1 to {DETECTED_WITH}, the first half of the haystack); recall is "
+    f"measured on the held-out part (needles {DETECTED_WITH + 1} to {DETECTED_WITH + NEEDLES}, another stretch of the "
     "haystack), loss on text that no needle test reads.",
     measure=measure,
     how=(
-        "Every needle stands at depths 0.1, 0.5 and 0.9, at another length each. Intervals of recall are over "
-        "needles, "
+        "Every needle stands at depths 0.1, 0.5 and 0.9, at another length each. Intervals of recall are over needles, "
         "those of the loss over passages.",
         "`zero`: the heads' output is zero in every row. The paper's masking: their pattern is uniform over all "
         "cached keys, in decode steps alone, of which the last prompt token is the first. Where a layer has a "
         "sliding window, every key is kept in the cache here, so that uniform is over all of them.",
         "The response is greedy; the answer loss gives the model the true tokens before each.",
-        f"Ordinary text: {SOURCE}. Each passage is one token of prefill, the rest decode, so that both maskings "
-        "act on "
+        f"Ordinary text: {SOURCE}. Each passage is one token of prefill, the rest decode, so that both maskings act on "
         "every predicted token but one.",
         f"Continuations (as HellaSwag has them, but made of shipped text, since its own is not shipped): {2 * EACH} "
         f"contexts of {CONTEXT} tokens, half of the story and half of the haystack's last fifth, the {WIDTH} tokens "
         f"that follow, and those that follow {OTHERS} other contexts of the same text. Chosen is the lowest loss.",
         "The claim holds where recall with the top heads is below that with the controls (the interval of the "
-        "difference below 0, and no control as low) under both maskings. Whether the loss on ordinary text is "
-        "alike is "
+        "difference below 0, and no control as low) under both maskings. Whether the loss on ordinary text is alike is "
         "told beside the verdict.",
     ),
     settings={

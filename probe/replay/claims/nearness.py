@@ -115,21 +115,17 @@ def _table(found: np.ndarray) -> Table:
 
 
 CLAIM = Claim(
-    claimed="rotary position embeddings make attention prefer near tokens even where content says nothing; the "
-    "causal "
+    claimed="rotary position embeddings make attention prefer near tokens even where content says nothing; the causal "
     "mask "
     "alone does not.",
-    data=f"{COUNT} passages of {WIDTH} tokens, {DATA}; their tokens are shuffled, so that content is no reason to "
-    "look "
+    data=f"{COUNT} passages of {WIDTH} tokens, {DATA}; their tokens are shuffled, so that content is no reason to look "
     "near.",
     measure=measure,
     how=(
-        "Relative distance: mean of query position less key position under a row's attention, over that of a row "
-        "that "
+        "Relative distance: mean of query position less key position under a row's attention, over that of a row that "
         f"looks at all visible keys alike (so length is divided out); rows from {FROM} on, mean over rows and heads. "
         "The "
-        "first key, a sink, is left out and rows renormalised; rows that have less than 0.001 beside it do not "
-        "count.",
+        "first key, a sink, is left out and rows renormalised; rows that have less than 0.001 beside it do not count.",
         "Equal positions: every token gets position 0, so that rotation cancels; the mask is unchanged.",
         "The claim holds where rotary attention is nearer than uniform and nearer than with equal positions (both "
         "intervals "

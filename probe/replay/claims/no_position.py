@@ -40,8 +40,7 @@ def measure(work: Work) -> Finding:
     largest = float(same[:, :2].max())
     return Finding(
         holds=largest <= LIMIT and float(moved[:, 0].min()) > 100 * LIMIT,
-        brief=f"copies of one token: positions differ by at most {largest:.1e} of their norm; after one other "
-        "token by "
+        brief=f"copies of one token: positions differ by at most {largest:.1e} of their norm; after one other token by "
         f"{mean(moved[:, 0])}; in text by {mean(free[:, 0])}; yet rows are not uniform (up to {mean(same[:, 2])} "
         "beside "
         "it)",
@@ -53,11 +52,9 @@ def measure(work: Work) -> Finding:
         found=(
             "Equal, to rounding: what enters and leaves every block at every position, every head's z, and so the "
             "logits. "
-            "Not equal: the patterns. Rotary positions make a row look more at some distances than at others, but "
-            "all "
+            "Not equal: the patterns. Rotary positions make a row look more at some distances than at others, but all "
             "values are one vector, so that any weights that sum to 1 give the same z.",
-            "One other token in front is enough to break it: then the mass on that token tells how far back it "
-            "lies. A "
+            "One other token in front is enough to break it: then the mass on that token tells how far back it lies. A "
             "beginning-of-sequence token is such a token.",
         ),
     )  # fmt: skip
@@ -106,8 +103,7 @@ def _apart(rows: Any) -> float:
 
 
 CLAIM = Claim(
-    claimed="with relative position embeddings, softmax attention over n copies of one token gives every position "
-    "the "
+    claimed="with relative position embeddings, softmax attention over n copies of one token gives every position the "
     "same "
     "output: position alone cannot be seen (a law).",
     data="eight random tokens of the shipped texts, 128 copies each; beside them eight passages of those texts. "
@@ -115,14 +111,11 @@ CLAIM = Claim(
     "chosen or tuned on them.",
     measure=measure,
     how=(
-        "No beginning-of-sequence token is put in front of copies. Differences are the largest over rows (and "
-        "heads), "
+        "No beginning-of-sequence token is put in front of copies. Differences are the largest over rows (and heads), "
         "relative to the first row.",
-        f"The claim holds where copies differ by at most {LIMIT:g} in the residual stream and in z, which is "
-        "rounding, "
+        f"The claim holds where copies differ by at most {LIMIT:g} in the residual stream and in z, which is rounding, "
         "and "
-        "where one other token in front makes them differ by a hundred times that, so that it could fail. The "
-        "control "
+        "where one other token in front makes them differ by a hundred times that, so that it could fail. The control "
         "column is ordinary text.",
     ),
     settings={"width": WIDTH, "count": COUNT},

@@ -48,8 +48,7 @@ def measure(work: Work) -> Finding:
             f"The plain model's logits differ by {tells:.2f} or more in every passage, so that the law could fail. "
             "Being "
             f"free of order costs {mean(cost[:, 1] - cost[:, 0])} nats of the suffix's loss with set_based, "
-            f"{mean(cost[:, 2] - cost[:, 0])} with PINE: the segments are pieces of one running text here, whose "
-            "order "
+            f"{mean(cost[:, 2] - cost[:, 0])} with PINE: the segments are pieces of one running text here, whose order "
             "means something.",
         ),
     )

@@ -58,8 +58,7 @@ def measure(work: Work) -> Finding:
     curve = [_at(own, gap, distance) for distance in range(1, layers)]
     return Finding(
         holds=bool(above and falls),
-        brief=f"overlap {mean(own[:, apart].mean(1))}, same positions of another text "
-        f"{mean(other[:, apart].mean(1))}, "
+        brief=f"overlap {mean(own[:, apart].mean(1))}, same positions of another text {mean(other[:, apart].mean(1))}, "
         f"chance {chance:.2f}; neighbours {own[:, near].mean():.2f}, far layers {own[:, far].mean():.2f}",
         rows=tuple(rows),
         found=(
@@ -126,12 +125,10 @@ CLAIM = Claim(
     data=f"{COUNT} passages of {WIDTH} tokens, {DATA}.",
     measure=measure,
     how=(
-        f"A layer selects, in a row, the {K} keys with the most attention summed over its heads; overlap is the "
-        "share "
+        f"A layer selects, in a row, the {K} keys with the most attention summed over its heads; overlap is the share "
         f"of one layer's that another has, over {ROWS} rows that see more than {2 * K} keys. The paper selects per "
         "head; the layer's own sum is what claims about layers need.",
-        "The control is position alone: the selections of the other layer in the same rows of another text (a "
-        "sink and "
+        "The control is position alone: the selections of the other layer in the same rows of another text (a sink and "
         "the last tokens are in both). Chance is that of keys drawn blindly from those a row sees.",
         "The claim holds where overlap is above the control (interval of the difference) and more than twice chance, "
         "and neighbours overlap more than layers half of the depth apart (interval of the difference).",

@@ -121,8 +121,7 @@ def _table(found: dict[str, np.ndarray]) -> Table:
 
 
 CLAIM = Claim(
-    claimed="the entropy of a row of softmax attention falls as its query's norm grows; norm-aware linear "
-    "attention is "
+    claimed="the entropy of a row of softmax attention falls as its query's norm grows; norm-aware linear attention is "
     "built on it. (The paper shows it in a figure for vision models, without a number.)",
     data=f"{PASSAGES} passages of {WIDTH} tokens, {DATA}.",
     measure=measure,

@@ -92,8 +92,7 @@ CLAIM = Claim(
     claimed="82 % of the gap in loss between attention and models without it is associative recall: it lies on "
     "tokens that complete a bigram which the context has said before, a small part of all tokens.",
     data=f"{COUNT} passages of {WIDTH} tokens, {DATA}. Heads are found on the train part (needles 1 to "
-    f"{DETECTED_WITH}, hidden in stretches of the haystack's first half, which passages may share; its needles "
-    "they do "
+    f"{DETECTED_WITH}, hidden in stretches of the haystack's first half, which passages may share; its needles they do "
     "not).",
     measure=measure,
     how=(

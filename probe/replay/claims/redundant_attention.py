@@ -159,16 +159,14 @@ CLAIM = Claim(
     claimed="attention layers are redundant, MLPs are not: by similarity of the stream before and after, half of the "
     "attention layers of Llama-2-70B can be dropped for 2.4 % of its performance; dropping MLPs costs far more.",
     data=f"loss: {COUNT} passages of {WIDTH} tokens, {DATA}. Recall: needles {DETECTED_WITH + 1} to "
-    f"{DETECTED_WITH + NEEDLES} at {LENGTH} tokens, of the held-out part. Layers are chosen on {TEXTS} windows of "
-    "the "
+    f"{DETECTED_WITH + NEEDLES} at {LENGTH} tokens, of the held-out part. Layers are chosen on {TEXTS} windows of the "
     "train part.",
     measure=measure,
     how=(
         "`skip_module`: the attention (or the MLP) of a layer adds nothing to the residual stream, in every row. "
         "Layers are ranked by S as LLM-Drop does (`redundancy`), attention and MLP apart.",
         f"Control: as many layers that were not chosen, {SEEDS} draws; the first layer may be among them.",
-        f"{SHARES[0]:.0%} and {SHARES[1]:.0%} of the layers are dropped. The claim holds where the rise of the "
-        "loss is "
+        f"{SHARES[0]:.0%} and {SHARES[1]:.0%} of the layers are dropped. The claim holds where the rise of the loss is "
         "less for attention than for MLP at both (interval of the difference over passages), and the least layers' "
         "attention costs less than that of every draw. Recall stands beside it: what loss does not show.",
     ),

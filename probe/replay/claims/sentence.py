@@ -73,14 +73,12 @@ def _finding(prompts: Sequence[Prompt], needles: Sequence[str], found: Recalls) 
         ),
         tables=(_table(prompts, needles, found),),
         found=(
-            f"The claim {'holds' if held else 'does not hold'} here. Without the sentence recall is {hidden:.2f}, "
-            "with "
+            f"The claim {'holds' if held else 'does not hold'} here. Without the sentence recall is {hidden:.2f}, with "
             f"everything visible {base:.2f}; sentence hidden minus another hidden, prompt by prompt: "
             f"{mean(gap, needles)}. The answer is {'removed' if removed else 'not removed'}.",
             f"With another stretch hidden recall is {least:.2f} at the lowest of the seeds: the answer is "
             f"{'kept' if kept else 'not kept'}.",
-            f"Where the needle was never written, recall is {found.unwritten.mean():.2f}; hidden minus never "
-            "written: "
+            f"Where the needle was never written, recall is {found.unwritten.mean():.2f}; hidden minus never written: "
             f"{mean(found.hidden - found.unwritten, needles)}.",
         ),
     )
@@ -128,8 +126,7 @@ CLAIM = Claim(
     claimed="attention knockout as a test of where an answer comes from: a response that comes from one sentence of "
     "the context is lost when no later token can see that sentence, and stays when another stretch is hidden. (The "
     "paper knocks out edges to the subject of a factual sentence and gives curves by layer, not one number.)",
-    data="needles 5 to 10 of `datasets/needles.jsonl` at 512, 1024 and 2048 tokens, all of the held-out part; "
-    "nothing "
+    data="needles 5 to 10 of `datasets/needles.jsonl` at 512, 1024 and 2048 tokens, all of the held-out part; nothing "
     "is chosen or tuned.",
     measure=measure,
     how=(
@@ -137,14 +134,12 @@ CLAIM = Claim(
         "prefill and decode.",
         f"The control is another stretch: as many tokens as the needle's sentence, drawn with {SEEDS} seeds, not "
         "overlapping it, not the first token (the attention sink), and before the line that asks.",
-        "Never written: the needle's tokens are taken out of the prompt. What is recalled then is guessed, small "
-        "words "
+        "Never written: the needle's tokens are taken out of the prompt. What is recalled then is guessed, small words "
         "most of all; no knockout can be expected to go below it.",
         "Recall is that of the greedy response. Intervals are over needles, since prompts that share one are no "
         "independent draws.",
         f"Removed means: recall at most {LOST:g} of the unedited, and below that of other stretches (interval over "
-        f"needles). Kept means: at least {KEPT:g} of the unedited with every seed. The claim holds where both are "
-        "so.",
+        f"needles). Kept means: at least {KEPT:g} of the unedited with every seed. The claim holds where both are so.",
     ),
     settings={"needles": NEEDLES, "seeds": SEEDS, "lengths": LENGTHS},
 )

@@ -141,8 +141,7 @@ CLAIM = Claim(
         "needles.",
         "A needle is asked with the pattern in every layer of a model that was not trained for it; powers of two, a "
         "window with first tokens, and blocks by lot keep as many pairs.",
-        "The claim holds where the first keeps more than the second in every comparison (intervals of the "
-        "differences "
+        "The claim holds where the first keeps more than the second in every comparison (intervals of the differences "
         "above 0), and the law of reach is never broken. Recall is told beside.",
     ),
     settings={

@@ -121,8 +121,7 @@ CLAIM = Claim(
         "test lean to one side; tests share four needles, too few to draw, so that all intervals are rather too "
         "narrow.",
         "The control of the last row draws as many heads of the whole model, 20 times.",
-        f"The claim holds where at most {FEW:.0%} of the heads reach {RETRIEVAL_HEAD} and fewer than {ACTIVE:.0%} "
-        "are "
+        f"The claim holds where at most {FEW:.0%} of the heads reach {RETRIEVAL_HEAD} and fewer than {ACTIVE:.0%} are "
         "active in more than half of the tests: the paper's own bounds.",
     ),
     settings={"lengths": LENGTHS, "depths": DEPTHS, "needles": DETECTED_WITH, "draws": DRAWS},

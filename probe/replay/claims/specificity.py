@@ -46,8 +46,7 @@ def measure(work: Work) -> Finding:
             ),
         ),
         found=(
-            f"Sinks removed, the cosine falls by {falls[KINDS[0]]} from the first to the last third of the layers; "
-            "the "
+            f"Sinks removed, the cosine falls by {falls[KINDS[0]]} from the first to the last third of the layers; the "
             f"fall minus that of the untrained model is {mean(gap)}.",
             f"With sinks it falls by {falls[KINDS[1]]}: what all rows of a head share is then mostly the sink.",
         ),
@@ -99,8 +98,7 @@ CLAIM = Claim(
     data=f"{COUNT} passages of {WIDTH} tokens, {DATA}.",
     measure=measure,
     how=(
-        f"`row_similarity`: mean cosine over pairs of {ROWS} rows, over the keys that both see; keys that receive "
-        "10 % "
+        f"`row_similarity`: mean cosine over pairs of {ROWS} rows, over the keys that both see; keys that receive 10 % "
         "or more of a head's attention are sinks and left out. A layer's number is the mean over its heads.",
         "The control is the same architecture with weights as they are initialised. Comparing over common keys takes "
         "out that later rows see more keys, so that length alone changes nothing: rows that look at all keys alike "

@@ -65,8 +65,7 @@ def measure(work: Work) -> Finding:
         ),
         found=(
             f"Without mixing anywhere the loss {'collapses' if collapse else 'does not collapse'}. The static map "
-            "costs "
-            f"{'less than the identity in every part' if needed else 'no less than the identity in some part'}.",
+            f"costs {'less than the identity in every part' if needed else 'no less than the identity in some part'}.",
             f"Static at a tenth of the identity's cost or less: {', '.join(cheap) or 'in no part'}.",
         ),
         tables=(_table(places, cost),),
@@ -138,10 +137,8 @@ CLAIM = Claim(
         "reference (`static`), whatever the text. The control mixes without anything learned: rows are uniform over "
         "the visible keys (`uniform_past`) in the same layers.",
         "The thirds have as many layers each (the middle one the rest), so that they are one another's controls.",
-        f"The claim holds where the identity in all layers raises the loss by more than {COLLAPSE:g} nat, the "
-        "identity "
-        "costs more than the static map in every part (intervals over passages), and in some part the static map "
-        "costs "
+        f"The claim holds where the identity in all layers raises the loss by more than {COLLAPSE:g} nat, the identity "
+        "costs more than the static map in every part (intervals over passages), and in some part the static map costs "
         f"less than {CHEAP:g} of what the identity costs there. Nothing was measured before these were set.",
     ),
     settings={"count": COUNT, "width": WIDTH, "texts": TEXTS},

@@ -109,8 +109,7 @@ CLAIM = Claim(
         "Compared are scores of the same heads of one model under two task variants, by Spearman's rank correlation "
         "over all heads; the interval is over heads. Heads of different models have no common index, so models are "
         "compared only by whether the claim holds on each.",
-        "Scores of needles and JSON lookups are those of `retrieval` and `json_retrieval`; that of associative "
-        "recall "
+        "Scores of needles and JSON lookups are those of `retrieval` and `json_retrieval`; that of associative recall "
         "(`mqar`) is how often a head looks at the value of the key that is asked.",
         f"The control gives every score of a variant to another head of the same layer, {SHUFFLES} times: what the "
         "layers alone explain.",

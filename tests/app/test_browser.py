@@ -83,7 +83,8 @@ def test_a_head_is_opened_from_the_map_and_from_the_table(page: Any) -> None:
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9)
     page.wait_for_url("**/head?**head=L1.H3**")
     page.go_back()
-    page.wait_for_selector(".ag-row")
+    # The page comes back with a table of its own, whose script is loaded after the figures.
+    page.wait_for_selector('.ag-row[row-id="L0.H2"] [col-id="layer"]', timeout=60_000)
     page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
     page.wait_for_url("**/head?**head=L0.H2**")
 
@@ -148,7 +149,7 @@ def test_hovering_a_token_shows_where_it_looks(page: Any) -> None:
     assert max(shades[:31]) > 0.1
     page.click(".token[data-at='30']")
     page.wait_for_selector(".token.chosen[data-at='30']")
-    assert "at=30" in page.url
+    page.wait_for_url("**at=30**")
     page.focus(".token[data-at='5']")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")

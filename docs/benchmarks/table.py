@@ -57,8 +57,9 @@ def _section(stored: dict[str, object]) -> str:
     )
     head += ["rounds", "budget"]
     machine = stored["machine"]
+    loop = f" (10M steps of a Python loop: {machine['loop']} s)" if "loop" in machine else ""
     where = (
-        f"{machine['cores']} cores, {machine['threads']} threads, {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['threads']} threads, {machine['processor']}{loop}, "
         f"torch {machine['torch']}, transformers {machine['transformers']}, {machine['day']}"
     )
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]

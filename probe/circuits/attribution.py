@@ -135,7 +135,6 @@ class Gathered:
 
     def effects(self, kinds: Collection[Node], gap: float) -> dict[Node, Effects]:
         """What was gathered, as shares of a difference."""
-        labels = self.where.labels if self.where.several else None
         return {
             kind: Effects(
                 kind,
@@ -144,7 +143,7 @@ class Gathered:
                     for (name, layer), parts in self.parts.items()
                     if name == kind
                 },
-                labels,
+                self.where.places,
             )
             for kind in kinds
         }

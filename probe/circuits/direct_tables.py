@@ -59,17 +59,18 @@ def sources_of(case: Study, splits: Sequence[Split]) -> tuple[xr.DataArray, list
     """Per head and token; per mark, with all else together, where pairs differ in length. And what to say of it."""
     lengths = {batch.length for batch in case.batches}
     if len(lengths) == 1:
-        labels = Where.of("tokens", case.pairs).labels
+        places = {"position": Where.of("tokens", case.pairs).labels}
         grouped = [one.sources for one in splits]
         notes = []
     else:
         labels = (*Where.of("marks", case.pairs).labels, "elsewhere")
+        places = {"position": labels, "mark": labels}
         grouped = [
             {layer: _at_marks(batch, parts, labels[:-1]) for layer, parts in one.sources.items()}
             for batch, one in zip(case.batches, splits, strict=True)
         ]
         notes = ["pairs differ in length: source tokens are told apart by their marks"]
-    effects = Effects("z", joined(case, grouped), labels)
+    effects = Effects("z", joined(case, grouped), places)
     return effects.extra["by_position"], notes
 
 

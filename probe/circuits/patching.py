@@ -108,7 +108,7 @@ def patch_each(
             done += 1
     case.options.tell(total, total, f"patching {kind}")
     scores = {layer: recovery(case, case.joined(parts), into) for layer, parts in found.items()}
-    return Effects(kind, scores, where.labels if where.several else None)
+    return Effects(kind, scores, where.places)
 
 
 def sides(direction: Direction) -> tuple[Side, Side]:

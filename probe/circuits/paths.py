@@ -91,7 +91,7 @@ def path_effects(case: Study, asked: Paths) -> dict[str, Effects]:
 
 def _effects(case: Study, parts: Mapping[int, list[Tensor]], where: Where) -> Effects:
     scores = {layer: recovery(case, case.joined(some), "clean") for layer, some in parts.items()}
-    return Effects("z", scores, where.labels if where.several else None)
+    return Effects("z", scores, where.places)
 
 
 @dataclass(frozen=True)

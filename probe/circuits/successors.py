@@ -115,7 +115,7 @@ def read_lists(tokenizer: Any, lists: Sequence[Sequence[str]] | None) -> tuple[l
         left = [item for item in items if item not in whole]
         if left:
             notes.append(
-                f"{kind}: {', '.join(left)} left out (not one token, or not in a row with the others)"
+                f"{kind}: {', '.join(map(repr, left))} left out (not one token, or not in a row with the others)"
             )
         tokens = tuple(_token(items[0], between, item, tokenizer)[0] for item in whole)
         if len(set(tokens)) >= 3:
@@ -153,5 +153,6 @@ def _maps(
     scores: dict[int, Tensor], kinds: Sequence[str]
 ) -> tuple[xr.DataArray, None, dict[str, xr.DataArray]]:
     whole = Effects("z", {layer: one[0][:, None, None] for layer, one in scores.items()}).map
-    each = Effects("z", {layer: one[1:].T[..., None] for layer, one in scores.items()}, kinds).extra
-    return whole, None, {"by_list": each["by_position"].rename(position="list")}
+    lists = {layer: one[1:].T[..., None] for layer, one in scores.items()}
+    each = Effects("z", lists, {"position": kinds}).extra["by_position"]
+    return whole, None, {"by_list": each.rename(position="list")}

@@ -13,11 +13,14 @@ from probe.circuits.nodes import PER_HEAD, PER_KV_HEAD, Node
 
 @dataclass(frozen=True)
 class Effects:
-    """Scores ``{layer: [unit, place, pair]}``; `places` names the places where they are told apart."""
+    """Scores ``{layer: [unit, place, pair]}``; `places`: labels of the axis ``position``, where places are told apart.
+
+    A text-free report keeps those that are called ``mark`` too: others may be tokens.
+    """
 
     node: Node
     scores: Mapping[int, Tensor]
-    places: Sequence[str] | None = None
+    places: Mapping[str, Sequence[str]] | None = None
 
     @property
     def map(self) -> xr.DataArray:
@@ -35,8 +38,8 @@ class Effects:
         if self.places is None:
             return {}
         means = {layer: one.mean(-1).movedim(-1, 0) for layer, one in self.scores.items()}
-        grid = self._grid(means, "position").assign_coords(position=list(self.places))
-        return {"by_position": grid.transpose(..., "position")}
+        labels = {name: ("position", list(told)) for name, told in self.places.items()}
+        return {"by_position": self._grid(means, "position").assign_coords(labels).transpose(..., "position")}
 
     def _grid(self, values: Mapping[int, Tensor], leading: str | None = None) -> xr.DataArray:
         """From ``{layer: […, unit]}``."""

@@ -1,6 +1,6 @@
 """At which positions a node is patched: all at once, one that is marked, or one after another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,13 @@ class Where:
     def several(self) -> bool:
         """Whether places are told apart."""
         return self.at in ("marks", "tokens")
+
+    @property
+    def places(self) -> Mapping[str, Sequence[str]] | None:
+        """Labels of the axis ``position``, the marks as ``mark`` too; None where places are not told apart."""
+        if not self.several:
+            return None
+        return {"position": self.labels} | ({"mark": self.labels} if self.at == "marks" else {})
 
     def masks(self, batch: Batch) -> Iterator[Bool[Tensor, "#pair #position"]]:
         """The positions of each place, pair by pair, in the order of the labels."""

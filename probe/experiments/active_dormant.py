@@ -81,7 +81,7 @@ class ActiveDormant:
         if found is None:
             return [not_applicable(self.info, self.spec, ask.model, "the model has no decoder")]
         how = f"dormant: row entropy below {self.row:g} and column entropy above {self.column:g}"
-        counts = ", ".join(f"{domain} ({len(texts)})" for domain, texts in by_domain.items())
+        counts = ", ".join(f"{domain!r} ({len(texts)})" for domain, texts in by_domain.items())
         notes = [f"texts: {counts}", how, *notes]
         extra = found.maps()
         if len(by_domain) > 1:

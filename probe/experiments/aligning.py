@@ -35,10 +35,10 @@ def alignment_notes(found: dict[str, Alignment]) -> list[str]:
     if joined:
         lines.append(
             f"{len(joined)} tests were re-aligned: the tokenizer joins the answer's edge with its neighbours, and "
-            f"joined tokens count as the answer's ({', '.join(joined[:3])})"
+            f"joined tokens count as the answer's ({', '.join(map(repr, joined[:3]))})"
         )
     if lost:
         lines.append(
-            f"{len(lost)} tests were not counted: the answer's tokens were not found ({', '.join(lost[:3])})"
+            f"{len(lost)} tests were not counted: the answer's tokens were not found ({', '.join(map(repr, lost[:3]))})"
         )
     return lines

@@ -62,7 +62,9 @@ class Dormancy:
     def told(self, head: HeadId) -> str:
         """A head's sink mass by domain, in words."""
         sink = self.maps()["sink"].sel(layer=head.layer, head=head.head)
-        return f"{head} " + ", ".join(f"{float(sink.sel(domain=d)):.2f} {d}" for d in sink.domain.values)
+        return f"{head} " + ", ".join(
+            f"{float(sink.sel(domain=d)):.2f} {str(d)!r}" for d in sink.domain.values
+        )
 
 
 def dormancy(
@@ -133,4 +135,4 @@ def _loss(loaded: LoadedModel, prompts: Sequence[Prompt], *edits: object) -> flo
 
 
 def _signed(domains: Sequence[str], values: np.ndarray) -> str:
-    return ", ".join(f"{value:+.3f} {domain}" for domain, value in zip(domains, values, strict=True))
+    return ", ".join(f"{value:+.3f} {domain!r}" for domain, value in zip(domains, values, strict=True))

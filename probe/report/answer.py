@@ -30,4 +30,6 @@ class Answer:
     by_prompt: xr.DataArray | None = None
     token_maps: Mapping[int, xr.DataArray] = field(default_factory=dict)
     extra: Mapping[str, xr.DataArray] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # lines the reader must see: parameters used, coverage, what was left out
+    # Lines the reader must see: parameters used, coverage, what was left out. Names and words of prompts are in quotes
+    # (``repr``) there, so that a text-free report can leave them out.
+    notes: tuple[str, ...] = ()

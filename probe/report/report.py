@@ -98,8 +98,11 @@ class Report:
         return "\n\n".join(dict.fromkeys(a.bibtex.strip() for a in self.answers if a.bibtex.strip()))
 
     def without_text(self) -> "Report":
-        """The same numbers with no prompt text, token, prompt name or command line: a report to share."""
-        return Report(*without_text(self.answers, self.provenance))
+        """The same numbers with no prompt text, token, prompt name or command line: a report to share.
+
+        A note of each answer names the labels and arrays that were left out with the text.
+        """
+        return Report(*without_text(self.answers, self.provenance, self.prompts))
 
     def save(self, folder: str | os.PathLike[str], *, replace: bool = False) -> Path:
         """Write the report to `folder` and return its path.

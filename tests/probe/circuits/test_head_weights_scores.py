@@ -134,8 +134,8 @@ def test_lists_are_cut_where_items_are_no_token() -> None:
         tuple(tokenizer.convert_tokens_to_ids(["three", "four", "five"]))
     ]
     assert "zwei" in notes[0]
-    assert "one, two" in notes[0]
-    assert "un, deux" in notes[1]
+    assert "'one', 'two'" in notes[0]
+    assert "'un', 'deux'" in notes[1]
     with pytest.raises(InputError, match="no three items"):
         read_lists(tokenizer, [["un", "deux", "trois"]])
 

@@ -72,5 +72,5 @@ def test_tests_are_named() -> None:
     assert alignment_notes({"a": "exact"}) == []
     joined, lost = alignment_notes({"a": "exact", "b": "joined", "c": "lost", "d": "lost"})
     assert joined.startswith("1 tests were re-aligned")
-    assert joined.endswith("(b)")
-    assert lost == "2 tests were not counted: the answer's tokens were not found (c, d)"
+    assert joined.endswith("('b')")
+    assert lost == "2 tests were not counted: the answer's tokens were not found ('c', 'd')"

@@ -11,6 +11,7 @@ from probe.errors import ReportError
 from probe.plots.theme import TEMPLATE, colorscale
 from probe.report.answer import Answer
 
+_PIXELS, _TALLEST = 20, 900  # of a depth; of the figure
 _PANELS = (
     ("gate", "tests passed", "share of tests"),
     ("top_head", "copied by the best head", "share of answer tokens"),
@@ -18,9 +19,10 @@ _PANELS = (
 
 
 def retrieval_grid(answer: Answer, *, title: str | None = None) -> go.Figure:
-    """Draw an answer's needle tests, lengths across and depths down: the gate, and the score of the best head.
+    """Draw an answer's needle tests, lengths across and depths down: the gate, and below it the score of the best head.
 
-    Both scales go from 0 to 1; cells in which no test counted are empty.
+    The panels share their lengths, one above the other, so that a narrow page has room for every title. Both scales go
+    from 0 to 1; cells in which no test counted are empty.
 
     Args:
         answer: Of an experiment that hides answers, such as ``report.answer("retrieval")``.
@@ -35,13 +37,21 @@ def retrieval_grid(answer: Answer, *, title: str | None = None) -> go.Figure:
             f"needle tests were asked of {answer.spec!r}, which has no {' and no '.join(missing)} by (length, depth): "
             "give the answer of retrieval or json_retrieval"
         )
-    figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=[label for _, label, _ in _PANELS])
-    for column, (name, _, unit) in enumerate(_PANELS, start=1):
-        figure.add_trace(_panel(_grid(answer, name), unit, last=column == len(_PANELS)), row=1, col=column)
-        figure.update_xaxes(title={"text": "length (tokens)"}, type="category", row=1, col=column)
-    figure.update_yaxes(type="category", autorange="reversed")
-    figure.update_yaxes(title={"text": "depth"}, row=1, col=1)
-    figure.update_layout(template=TEMPLATE, title={"text": escape(answer.spec if title is None else title)})
+    rows = len(_PANELS)
+    height = min(_TALLEST, 200 + rows * _PIXELS * _grid(answer, "gate").sizes["depth"])
+    figure = make_subplots(
+        rows=rows,
+        shared_xaxes=True,
+        vertical_spacing=48 / height,
+        subplot_titles=[label for _, label, _ in _PANELS],
+    )
+    for row, (name, _, unit) in enumerate(_PANELS, start=1):
+        figure.add_trace(_panel(_grid(answer, name), unit, last=row == rows), row=row, col=1)
+    figure.update_xaxes(type="category")
+    figure.update_xaxes(title={"text": "length (tokens)"}, row=rows, col=1)
+    figure.update_yaxes(type="category", autorange="reversed", title={"text": "depth"})
+    shown = escape(answer.spec if title is None else title)
+    figure.update_layout(template=TEMPLATE, title={"text": shown}, height=height, margin={"t": 72})
     return figure
 
 

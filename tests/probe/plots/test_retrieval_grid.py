@@ -39,10 +39,31 @@ def test_every_cell_is_where_it_belongs(answer: Answer) -> None:
 def test_axes_are_named_and_the_title_is_safe(answer: Answer) -> None:
     """The front of the haystack is at the top; the spec is the title unless another is given."""
     figure = retrieval_grid(answer)
-    assert figure.layout.yaxis.autorange == "reversed"
-    assert figure.layout.xaxis.title.text == "length (tokens)"
+    assert [axis.autorange for axis in figure.select_yaxes()] == ["reversed", "reversed"]
+    assert [axis.title.text for axis in figure.select_yaxes()] == ["depth", "depth"]
     assert figure.layout.title.text == "retrieval:depths=&lt;0.1&gt;"
     assert retrieval_grid(answer, title="needles").layout.title.text == "needles"
+
+
+@pytest.mark.parametrize("depths", [1, 3, 60])
+def test_no_titles_are_side_by_side(answer: Answer, depths: int) -> None:
+    """However narrow the figure is: panels of its whole width, apart by a line of text, lengths named once, below."""
+    at = np.resize([0, 1, 2], depths)
+    figure = retrieval_grid(replace(answer, extra={name: grid[:, at] for name, grid in answer.extra.items()}))
+    assert {axis.domain for axis in figure.select_xaxes()} == {(0.0, 1.0)}
+    assert [axis.title.text for axis in figure.select_xaxes()] == [None, "length (tokens)"]
+    assert figure.layout.xaxis.matches == "x2"
+    assert [(one.text, one.x) for one in figure.layout.annotations] == [
+        ("tests passed", 0.5),
+        ("copied by the best head", 0.5),
+    ]
+    (low, high), margin = (
+        (figure.layout.yaxis.domain[0], figure.layout.yaxis2.domain[1]),
+        figure.layout.margin,
+    )
+    drawn = figure.layout.height - margin.t - figure.layout.template.layout.margin.b
+    assert (low - high) * drawn >= 24
+    assert low - high < 0.5
 
 
 def test_an_answer_without_tests_is_refused(answer: Answer) -> None:

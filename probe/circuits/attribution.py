@@ -45,7 +45,8 @@ def attribution_patching(
 
     ``score = (a_to - a_from) · dM/da / (m_to - m_from)``, the gradient taken in the run that is patched (from), the
     denominator the mean over pairs. It is on the scale of `activation_patching` (1: the whole difference) and equal to
-    it where the model is linear between the two values.
+    it where the model is linear between the two values. What `relp` and `integrated_gradients` have
+    in common with it is told here.
 
     Args:
         model: A known name, path or hub id; a `LoadedModel`; or ``(model, tokenizer)``. A decoder, not quantised.

@@ -18,26 +18,34 @@ Chosen = Mapping[int, tuple[int, ...]]  # heads by layer
 Units = Mapping[Key, tuple[int, ...]]  # units by node and layer
 
 
+def drawn(
+    chosen: Chosen, pools: Mapping[int, Sequence[int]], generator: np.random.Generator
+) -> dict[int, tuple[int, ...]]:
+    """As many random heads of each layer's pool as are chosen there; the whole pool where it has fewer."""
+    made = {}
+    for layer, heads in chosen.items():
+        pool = pools.get(layer, ())
+        found = generator.choice(pool, min(len(heads), len(pool)), replace=False)
+        made[layer] = tuple(sorted(int(head) for head in found))
+    return made
+
+
 def matched(
     chosen: Chosen, counts: Mapping[int, int], generator: np.random.Generator
 ) -> dict[int, tuple[int, ...]]:
     """As many random heads in each layer, others than those chosen where there are enough of them."""
-    drawn = {}
+    pools = {}
     for layer, heads in chosen.items():
         others = [head for head in range(counts[layer]) if head not in heads]
-        pool = others if len(others) >= len(heads) else list(range(counts[layer]))
-        drawn[layer] = tuple(sorted(generator.choice(pool, len(heads), replace=False).tolist()))
-    return drawn
+        pools[layer] = others if len(others) >= len(heads) else list(range(counts[layer]))
+    return drawn(chosen, pools, generator)
 
 
 def any_matched(
     chosen: Chosen, counts: Mapping[int, int], generator: np.random.Generator
 ) -> dict[int, tuple[int, ...]]:
     """As many random heads in each layer, whichever they are."""
-    return {
-        layer: tuple(sorted(generator.choice(counts[layer], len(heads), replace=False).tolist()))
-        for layer, heads in chosen.items()
-    }
+    return drawn(chosen, {layer: range(counts[layer]) for layer in chosen}, generator)
 
 
 def hypergeometric(total: int, first: int, second: int, shared: int) -> tuple[float, float]:

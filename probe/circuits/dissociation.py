@@ -12,7 +12,7 @@ from torch import Tensor
 from probe.circuits.ablating import Ablation, head_means, without
 from probe.circuits.dissociation_table import TASKS, Table, drop_of
 from probe.circuits.gradients import require_gradients, require_slope
-from probe.circuits.head_sets import By, HeadSet, Scores, grid, head_losses, matched, ranked
+from probe.circuits.head_sets import By, HeadSet, Scores, grid, head_losses, matched_among, ranked
 from probe.circuits.measures import measure_of
 from probe.circuits.reporting import Told, labelled, make_report
 from probe.circuits.study import CircuitOptions, Pairs, Study, pair_set, study
@@ -184,8 +184,8 @@ def _measure(
     generator = np.random.default_rng(case.options.seed)
     sets = list(circuits)
     for _ in range(draws):
-        first = matched(circuits[0], every - circuits[0] - circuits[1], generator)
-        sets += [first, matched(circuits[1], every - circuits[0] - circuits[1] - first, generator)]
+        first = matched_among(circuits[0], every - circuits[0] - circuits[1], generator)
+        sets += [first, matched_among(circuits[1], every - circuits[0] - circuits[1] - first, generator)]
     numbers, right = without(case, sets, ablation, head_means(case, torch.cat(split.found)))
     drops, resampled, accuracy = [], [], []
     for own in split.held:

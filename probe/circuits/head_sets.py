@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.circuits.attribution import attribute
+from probe.circuits.controls import drawn
 from probe.circuits.patching import patch_each
 from probe.circuits.study import Study
 from probe.circuits.where import Where
@@ -42,16 +43,19 @@ def ranked(scores: Scores) -> list[Head]:
     return sorted(heads, key=lambda one: -float(scores[one[0]][one[1]]))
 
 
-def matched(circuit: HeadSet, free: HeadSet, generator: np.random.Generator) -> HeadSet:
+def by_layer(heads: HeadSet) -> dict[int, tuple[int, ...]]:
+    """The heads of each layer, both in order."""
+    layers = sorted({layer for layer, _ in heads})
+    return {layer: tuple(sorted(head for own, head in heads if own == layer)) for layer in layers}
+
+
+def matched_among(circuit: HeadSet, free: HeadSet, generator: np.random.Generator) -> HeadSet:
     """As many free heads of every layer as the circuit has there; those that are missing come from other layers."""
-    made: set[Head] = set()
-    for layer in sorted({layer for layer, _ in circuit}):
-        own = sorted(one for one in free if one[0] == layer)
-        wanted = sum(one[0] == layer for one in circuit)
-        made |= {own[n] for n in generator.permutation(len(own))[:wanted]}
+    found = drawn(by_layer(circuit), by_layer(free), generator)
+    made = frozenset((layer, head) for layer, heads in found.items() for head in heads)
     rest = sorted(free - made)
     missing = min(len(circuit) - len(made), len(rest))
-    return frozenset(made | {rest[n] for n in generator.permutation(len(rest))[:missing]})
+    return made | {rest[n] for n in generator.choice(len(rest), missing, replace=False)}
 
 
 def grid(scores: Scores) -> Float[Tensor, "layer head"]:

@@ -43,27 +43,24 @@ def integrated_gradients(
     ``score = (a_clean - a_corrupt) · mean_α dM/da(α) / (m_clean - m_corrupt)``: run α has the stream
     ``corrupt + α (clean - corrupt)`` entering block 0, for the midpoints α of `steps` equal parts of 0 to 1. Complete:
     the scores of ``resid_pre`` in layer 0 sum to 1 over positions, up to an error that falls with ``steps²``. Either
-    direction of patching has the same scores. Costs two forwards and `steps` forwards with a backward.
+    direction of patching has the same scores. Costs two forwards and `steps` forwards with a backward. Arguments,
+    answers and errors are those of `attribution_patching`; besides:
 
     Args:
-        model: A known name, path or hub id; a `LoadedModel`; or ``(model, tokenizer)``. A decoder, not quantised.
-        pairs: A task (``probe.prompts.pairs.PAIR_TASKS``), or pairs.
-        nodes: One or several of ``z, q, k, v, pattern`` (by head), ``resid_pre, resid_mid, resid_post, attn_out,
-            mlp_out`` (by layer).
-        at: ``all`` positions at once, a mark such as ``end``, or ``marks`` or ``tokens`` one after another.
-        steps: Runs between the two prompts.
+        model: A decoder, not quantised.
+        pairs: A task, or pairs.
+        nodes: One or several, such as ``z`` or ``z+mlp_out``.
+        at: ``all``, a mark, ``marks`` or ``tokens``.
+        steps: Runs between the two prompts, at least 1.
         layers: Only these layers.
         options: How to look; see `CircuitOptions`.
         **changes: Single options by name (``count=32``).
 
     Returns:
-        A report with one answer per node, ``integrated_gradients:nodes=…``, of the form `activation_patching` gives.
+        A report with one answer per node, ``integrated_gradients:nodes=…``.
 
     Raises:
-        UsageError: an unknown node or place; fewer than one step; a quantised model; a measure without a gradient; a
-            model that does not solve the task.
-        InputError: pairs that do not fit the model, or a measure that is the same on both sides.
-        CaptureError: nodes that the model does not have.
+        UsageError: fewer than one step.
     """
     asked = CircuitOptions.of(options, changes)
     kinds = several(nodes)

@@ -43,14 +43,13 @@ def relp(
     backward pass changed by rules: ``ln`` (a norm's scale is a constant), ``identity`` (an activation function is its
     input times a constant), ``half`` (each factor of a gated product gets half), ``attention`` (patterns are
     constants). As in the paper the first three are on; with all four, in a model without biases, ``Σ x · ρ`` over the
-    stream entering block 0 is M itself.
+    stream entering block 0 is M itself. Arguments, answers and errors are those of `attribution_patching`; besides:
 
     Args:
-        model: A known name, path or hub id; a `LoadedModel`; or ``(model, tokenizer)``. A decoder, not quantised.
-        pairs: A task (``probe.prompts.pairs.PAIR_TASKS``), or pairs.
-        nodes: One or several of ``z, q, k, v, pattern`` (by head), ``resid_pre, resid_mid, resid_post, attn_out,
-            mlp_out`` (by layer); all are had from the same runs.
-        at: ``all`` positions at once, a mark such as ``end``, or ``marks`` or ``tokens`` one after another.
+        model: A decoder, not quantised.
+        pairs: A task, or pairs.
+        nodes: One or several, such as ``z`` or ``z+mlp_out``.
+        at: ``all``, a mark, ``marks`` or ``tokens``.
         direction: ``denoise`` (relevance in the corrupt run, as in the paper) or ``noise`` (in the clean run).
         rules: Which rules; ``none`` of them is attribution patching.
         layers: Only these layers.
@@ -58,13 +57,11 @@ def relp(
         **changes: Single options by name (``count=32``).
 
     Returns:
-        A report with one answer per node, ``relp:nodes=…``, of the form `activation_patching` gives.
+        A report with one answer per node, ``relp:nodes=…``.
 
     Raises:
-        UsageError: an unknown node, rule, place or direction; a quantised model; a measure without a gradient; a model
-            that does not solve the task.
-        InputError: pairs that do not fit the model, or a measure that is the same on both sides.
-        CaptureError: nodes that the model does not have, or a rule whose place in it cannot be told.
+        UsageError: an unknown rule.
+        CaptureError: a rule whose place in the model cannot be told.
     """
     asked = CircuitOptions.of(options, changes)
     kinds, chosen = several(nodes), rules_of(rules)

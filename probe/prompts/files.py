@@ -1,15 +1,27 @@
 """Prompts and texts from files: everything is checked before anything is returned."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from probe.errors import InputError
 from probe.prompts.prompt import Prompt
 from probe.prompts.spans import Chars
+
+
+@runtime_checkable
+class Named(Protocol):
+    """What a row gives: something with an id."""
+
+    @property
+    def id(self) -> str:
+        """What it is called in its file."""
+
+
+Read = TypeVar("Read", bound=Named)
 
 _Range = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 
@@ -61,14 +73,28 @@ def read_prompts(path: str | Path, tokenizer: Any) -> list[Prompt]:
         InputError: the file is missing, unreadable, not UTF-8 or without rows, or a row is wrong; the message names
             the file, the line and what is wrong, and no prompt is returned.
     """
-    prompts: list[Prompt] = []
+    return read_rows(path, lambda row, name: _Row.model_validate(row).prompt(tokenizer, name))
+
+
+def read_rows(path: str | Path, read: Callable[[Any, str], Read]) -> list[Read]:
+    """What `read` makes of each row of a JSON-lines file; blank lines are skipped.
+
+    Args:
+        path: The file.
+        read: Called with the row's plain values and the id ``<file>:<line>``, for rows that have none of their own.
+
+    Raises:
+        InputError: the file is missing, unreadable, not UTF-8 or without rows, a row is wrong (`read` raised
+            `InputError` or pydantic's `ValidationError`), or an id comes twice; the message names file and line.
+    """
+    found: list[Read] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            prompt = _Row.model_validate(json.loads(line)).prompt(tokenizer, f"{Path(path).stem}:{number}")
+            one = read(json.loads(line), f"{Path(path).stem}:{number}")
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{where}: not JSON ({error.msg} at column {error.colno}); write one object a line"
@@ -77,13 +103,11 @@ def read_prompts(path: str | Path, tokenizer: Any) -> list[Prompt]:
             raise InputError(f"{where}: {_complaint(error)}; see the form in datasets/README.md") from error
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-        if prompt.id in seen:
-            raise InputError(
-                f"{where}: the id {prompt.id!r} was used on line {seen[prompt.id]}; give each its own"
-            )
-        seen[prompt.id] = number
-        prompts.append(prompt)
-    return prompts
+        if one.id in seen:
+            raise InputError(f"{where}: the id {one.id!r} was used on line {seen[one.id]}; give each its own")
+        seen[one.id] = number
+        found.append(one)
+    return found
 
 
 def read_text(path: str | Path) -> str:

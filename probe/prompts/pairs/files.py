@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from probe.errors import InputError
-from probe.prompts.files import read_text
+from probe.prompts.files import read_rows
 from probe.prompts.pairs.answers import only_token
 from probe.prompts.pairs.pair import Pair, PairSet
 from probe.prompts.prompt import Prompt
@@ -57,29 +57,8 @@ def read_pairs(path: str | Path, tokenizer: Any) -> PairSet:
         InputError: the file cannot be read or has no rows, or a row is wrong; the message names the file, the line and
             what is wrong, and no pair is returned.
     """
-    pairs: dict[str, Pair] = {}
-    lines: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        pair = _read(line, tokenizer, f"{path}:{number}", f"{Path(path).stem}:{number}")
-        if pair.id in pairs:
-            raise InputError(
-                f"{path}:{number}: the id {pair.id!r} was used on line {lines[pair.id]}; give each its own"
-            )
-        pairs[pair.id], lines[pair.id] = pair, number
-    return PairSet(Path(path).stem, tuple(pairs.values()))
-
-
-def _read(line: str, tokenizer: Any, where: str, default_id: str) -> Pair:
-    try:
-        return _Row.model_validate_json(line).pair(tokenizer, default_id)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        said = "; ".join(f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in found[:3])
-        raise InputError(f"{where}: {said.removeprefix(': ')}; see the form in datasets/README.md") from error
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+    pairs = read_rows(path, lambda row, name: _Row.model_validate(row).pair(tokenizer, name))
+    return PairSet(Path(path).stem, tuple(pairs))
 
 
 def _last(prompt: Prompt, mark: str, at: list[int]) -> int:

@@ -13,7 +13,7 @@ from movers import ASK_A, ASK_B, Fetch, fetch_pairs, mover
 from support_pairs import random_pairs
 
 from probe.circuits.dissociation import double_dissociation
-from probe.circuits.head_sets import HeadSet, matched
+from probe.circuits.head_sets import HeadSet, matched_among
 from probe.errors import InputError, UsageError
 from probe.report.answer import Answer
 
@@ -78,7 +78,7 @@ def test_a_matched_circuit_has_as_many_heads(circuit: set[tuple[int, int]], seed
     """None of the circuit's own; as many per layer where the layer has them; as many in all."""
     every = {(layer, head) for layer in range(4) for head in range(5)}
     own: HeadSet = frozenset(circuit)
-    drawn = matched(own, frozenset(every - circuit), np.random.default_rng(seed))
+    drawn = matched_among(own, frozenset(every - circuit), np.random.default_rng(seed))
     assert len(drawn) == len(own)
     assert not drawn & own
     for layer in range(4):

@@ -35,7 +35,7 @@ def test_rows_become_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "not JSON"),
         ("[1]", "object|dictionary|_Row"),
         ({}, "clean: Field required"),
         ({**GOOD, "answer": None}, "answer"),

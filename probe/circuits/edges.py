@@ -10,11 +10,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.circuits.anatomy import Anatomy
 from probe.circuits.attribution import require_direction
 from probe.circuits.batches import Batch
+from probe.circuits.changes import MOST_NUMBERS, Changes, bounded
 from probe.circuits.gradients import Backward, GradientRun, gradient_run, require_gradients, require_slope
 from probe.circuits.inputs import READS as INPUTS
-from probe.circuits.inputs import Input, inputs_of
+from probe.circuits.inputs import inputs_of
 from probe.circuits.integrated import between, require_steps
 from probe.circuits.nodes import Side
 from probe.circuits.patching import Direction, sides
@@ -22,7 +24,7 @@ from probe.circuits.relevance import DEFAULT, ruled
 from probe.circuits.reporting import Told, labelled, make_report
 from probe.circuits.rules import require_rules, rules_of
 from probe.circuits.senders import READS as OUTPUTS
-from probe.circuits.senders import Senders, writes
+from probe.circuits.senders import Senders
 from probe.circuits.study import CircuitOptions, Pairs, Study, study
 from probe.circuits.tables import Effects
 from probe.circuits.trace import Trace
@@ -56,7 +58,8 @@ def edge_attribution(
     ``score(u → v) = Σ_positions (u_to - u_from) · dM/d(input of v) / (m_to - m_from)``: u is what a part adds to the
     stream, the gradient at the stream that v reads is taken through v alone. It is what patching the path alone would
     recover, to first order. Scores from u to all v sum to u's score as a node (`attribution_patching`, without a norm
-    behind W_O). Two forwards and one backward pass, and one product with the graph of its own layer per receiver.
+    behind W_O). Two forwards and one backward pass, and one product with the graph of its own layer per receiver; more
+    of them, for fewer pairs or senders at a time, where what all parts add would take too much memory.
 
     Args:
         model: A known name, path or hub id; a `LoadedModel`; or ``(model, tokenizer)``. A decoder, not quantised.
@@ -148,7 +151,9 @@ class Edges:
         return self.sums[own]
 
 
-def trace_edges(case: Study, direction: Direction, steps: int, how: Backward) -> Edges:
+def trace_edges(
+    case: Study, direction: Direction, steps: int, how: Backward, most: int = MOST_NUMBERS
+) -> Edges:
     """Every edge's score, of pairs that are studied already.
 
     Args:
@@ -156,22 +161,21 @@ def trace_edges(case: Study, direction: Direction, steps: int, how: Backward) ->
         direction: Of patching.
         steps: Runs between the two prompts whose gradients are averaged; 0 = the gradient of the patched run.
         how: The backward pass; its graph must be kept.
+        most: Numbers of what senders add that are held at a time (one layer's for one pair, where that is more).
     """
     source, into = sides(direction)
-    anatomy = case.engine.taps.anatomy
+    anatomy, case = case.engine.taps.anatomy, bounded(case, most)
     parts: list[Tensor] = []
     senders, receivers = Senders(()), ()  # type: tuple[Senders, tuple[str, ...]]
     for number, batch in enumerate(case.batches):
         case.options.tell(number, len(case.batches), "edge attribution")
         other = case.engine.record(batch, source, OUTPUTS)
         own, runs = _runs(case, batch, other, into, (steps, how))
-        moved, senders = writes(other) - writes(own), Senders.of(anatomy, own)
-        scores = []
-        for run in runs:
-            found = {one.name: _scores(moved, one) for one in inputs_of(anatomy, run, senders)}
-            receivers = tuple(found)
-            scores.append(torch.stack(list(found.values()), dim=1))
-        parts.append(torch.stack(scores).mean(0))
+        senders = Senders.of(anatomy, own)
+        changes = Changes(other, own, senders, most)
+        found = [_scores(anatomy, run, changes) for run in runs]
+        receivers = tuple(found[0])
+        parts.append(torch.stack([torch.stack(list(one.values()), dim=1) for one in found]).mean(0))
     case.options.tell(len(case.batches), len(case.batches), "edge attribution")
     gap = case.gap if into == "corrupt" else -case.gap
     return Edges(senders, receivers, case.joined(parts) / gap)
@@ -190,9 +194,15 @@ def _runs(
     return own, (gradient_run(case, batch, into, INPUTS, way, backward) for way in ways)
 
 
-def _scores(moved: Float[Tensor, "pair sender position d_model"], to: Input) -> Float[Tensor, "sender pair"]:
-    """What each sender's change does through one receiver; NaN for those that write behind it."""
-    found = torch.full((moved.shape[1], moved.shape[0]), torch.nan, dtype=torch.float64)
-    before = moved[:, : to.senders].flatten(2) @ to.gradient.flatten(1)[..., None]
-    found[: to.senders] = before[..., 0].T.double().cpu()
+def _scores(anatomy: Anatomy, run: GradientRun, changes: Changes) -> dict[str, Float[Tensor, "sender pair"]]:
+    """What each sender's change does through each receiver; NaN for those that write behind it."""
+    found: dict[str, Tensor] = {}
+    for chunk in changes.chunks:
+        moved, start = changes.of(chunk), chunk.senders.start
+        for to in inputs_of(anatomy, run, changes.senders, beyond=start):
+            if to.name not in found:  # never behind the first chunk: every receiver reads the embedding
+                shape = (len(changes.senders.members), len(moved))
+                found[to.name] = torch.full(shape, torch.nan, dtype=torch.float64)
+            before = moved[:, : to.senders - start].flatten(2) @ to.gradient.flatten(1)[..., None]
+            found[to.name][start : start + before.shape[1]] = before[..., 0].T.double().cpu()
     return found

@@ -28,8 +28,8 @@ class Input:
     gradient: Float[Tensor, "pair position d_model"]
 
 
-def inputs_of(anatomy: Anatomy, run: GradientRun, senders: Senders) -> Iterator[Input]:
-    """Every reader in the order in which it reads; the run's graph must have been kept.
+def inputs_of(anatomy: Anatomy, run: GradientRun, senders: Senders, beyond: int = 0) -> Iterator[Input]:
+    """Every reader of more than `beyond` senders, in the order in which it reads; the run's graph must have been kept.
 
     A head's queries, keys and values and an MLP's output have a gradient from the one backward pass; from there it is
     taken back to the stream that they are made of, and no further.
@@ -37,15 +37,17 @@ def inputs_of(anatomy: Anatomy, run: GradientRun, senders: Senders) -> Iterator[
     for block in anatomy.blocks:
         layer = block.place.layer
         entering: Key = ("resid_pre", layer)
+        before = senders.before(layer)
         for node in _UNITS:
-            if (node, layer) in run.gradients:
+            if (node, layer) in run.gradients and before > beyond:
                 for unit, gradient in enumerate(_by_unit(run, (node, layer), entering)):
-                    yield Input(f"L{layer}.{_UNITS[node]}{unit}.{node}", senders.before(layer), gradient)
-        if ("mlp_out", layer) in run.gradients:
+                    yield Input(f"L{layer}.{_UNITS[node]}{unit}.{node}", before, gradient)
+        before = senders.before(layer, heads=not block.parallel)
+        if ("mlp_out", layer) in run.gradients and before > beyond:
             # Attention's output goes on through the sum that the MLP reads alone: they have one gradient.
             read: Key = entering if block.parallel else ("attn_out", layer)
             gradient = _back(run, ("mlp_out", layer), run.gradients["mlp_out", layer], read)
-            yield Input(f"L{layer}.MLP", senders.before(layer, heads=not block.parallel), gradient)
+            yield Input(f"L{layer}.MLP", before, gradient)
     last = anatomy.blocks[-1].place.layer
     yield Input("logits", len(senders.members), run.gradients["resid_post", last][:, 0])
 

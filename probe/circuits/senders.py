@@ -46,17 +46,17 @@ class Senders:
         )
 
 
-def writes(trace: Trace) -> Float[Tensor, "pair sender position d_model"]:
-    """What each sender adds, in the order of `Senders`.
+def writes(trace: Trace, layer: int) -> Float[Tensor, "pair sender position d_model"]:
+    """What each sender of a layer adds, in the order of `Senders`; the embedding comes with the first layer.
 
     Raises:
         CaptureError: what a head adds cannot be told in this model.
     """
-    layers = trace.layers("resid_pre")
-    parts: list[Tensor] = [trace.value("resid_pre", layers[0]).detach()]
-    for layer in layers:
-        if ("z", layer) in trace.seen:
-            parts.append(trace.head_writes(layer)[0])
-        if ("mlp_out", layer) in trace.seen:
-            parts.append(trace.value("mlp_out", layer).detach())
+    parts: list[Tensor] = []
+    if layer == trace.layers("resid_pre")[0]:
+        parts.append(trace.value("resid_pre", layer).detach())
+    if ("z", layer) in trace.seen:
+        parts.append(trace.head_writes(layer)[0])
+    if ("mlp_out", layer) in trace.seen:
+        parts.append(trace.value("mlp_out", layer).detach())
     return torch.cat(parts, dim=1)

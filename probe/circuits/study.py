@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -109,6 +109,21 @@ def in_order(groups: Sequence[Batch], parts: Sequence[Float[Tensor, "*copy _"]])
     """Numbers of batches, in the order of the pairs they are of."""
     order = torch.tensor([number for batch in groups for number in batch.numbers])
     return torch.cat(list(parts), dim=-1)[..., torch.argsort(order)]
+
+
+def finer(case: Study, most: int) -> Study:
+    """The same study in batches of at most `most` tokens, or of single pairs that are longer."""
+    if all(len(batch) == 1 or len(batch) * batch.length <= most for batch in case.batches):
+        return case
+    made: list[Batch] = []
+    logits: dict[tuple[Batch, Side], Tensor] = {}
+    for batch in case.batches:
+        size = max(1, most // batch.length)
+        for rows in (slice(start, start + size) for start in range(0, len(batch), size)):
+            made.append(Batch(batch.numbers[rows], batch.pairs[rows]))
+            for side in get_args(Side):
+                logits[made[-1], side] = case.logits[batch, side][rows]
+    return replace(case, batches=tuple(made), logits=logits)
 
 
 Pairs = str | PairSet | Sequence[Pair]

@@ -8,12 +8,14 @@ import small_models
 import tiny
 import torch
 from double import in_double
+from lone_writers import lone_writers
 from support_pairs import random_pairs
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import probe
 from probe.circuits import CircuitOptions, edge_attribution
 from probe.circuits.attribution import attribute
+from probe.circuits.changes import Changes, Chunk
 from probe.circuits.edges import trace_edges
 from probe.circuits.gradients import Backward
 from probe.circuits.integrated import integrate
@@ -117,16 +119,7 @@ def test_only_what_writes_before_can_reach() -> None:
 
 def test_a_planted_path_is_the_strongest() -> None:
     """L1.H2 writes and only the MLP of layer 2 reads what it writes: nothing else can come of it."""
-    model = tiny.llama(num_hidden_layers=3)
-    with torch.no_grad():
-        for number, layer in enumerate(model.model.layers):
-            kept = layer.self_attn.o_proj.weight[:, 16:24].clone()
-            layer.self_attn.o_proj.weight.mul_(1e-4)
-            if number == 1:
-                layer.self_attn.o_proj.weight[:, 16:24] = 3 * kept
-            if number != 2:
-                layer.mlp.down_proj.weight.mul_(1e-4)
-    report = edge_attribution(model, random_pairs(60, 4), **FREE)
+    report = edge_attribution(lone_writers(), random_pairs(60, 4), **FREE)
     (key,) = report
     edges = np.abs(report.answer(key).extra["edges"])
     inner = edges.sel(sender=[name for name in edges.sender.values if name != "embedding"])
@@ -155,6 +148,47 @@ def test_two_forwards_pay_for_all_edges() -> None:
         before = case.engine.forwards
         trace_edges(case, "denoise", 0, Backward(keep=True))
         assert case.engine.forwards - before == 2
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("make", [tiny.llama, tiny.gemma3, small_models.gpt2, parallel])
+def test_what_is_held_at_a_time_changes_nothing(make: Any, steps: int) -> None:
+    """Fewer pairs at a time, then single pairs, then single layers of single pairs: every edge is the same."""
+    pairs = [*random_pairs(50, 3, 9), *random_pairs(50, 2, 6, seed=1)]
+    with study((in_double(make()), None), pairs, CircuitOptions(**FREE)) as case:
+        whole = trace_edges(case, "denoise", steps, Backward(keep=True))
+        all_senders = len(whole.senders.members) * 32  # for one token
+        for most in (all_senders * 20, all_senders * 9, 9 * 32 * 6, 1):
+            parts = trace_edges(case, "denoise", steps, Backward(keep=True), most)
+            assert (parts.receivers, parts.senders) == (whole.receivers, whole.senders)
+            assert torch.allclose(parts.scores, whole.scores, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def test_no_more_is_held_than_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the numbers of pairs and layers; one layer of one pair is the least."""
+    sizes: list[int] = []
+    made = Changes.of
+
+    def noted(self: Changes, chunk: Chunk) -> torch.Tensor:
+        found = made(self, chunk)
+        sizes.append(found.numel())
+        return found
+
+    monkeypatch.setattr(Changes, "of", noted)
+    least = 9 * 32 * 6  # positions, d_model, and the first layer's heads, MLP and embedding
+    with study((tiny.llama(num_hidden_layers=5), None), random_pairs(50, 4), CircuitOptions(**FREE)) as case:
+        for most, runs in (
+            (4 * 9 * 32 * 26, 1),
+            (9 * 32 * 60, 2),
+            (9 * 32 * 26, 4),
+            (9 * 32 * 13, 12),
+            (least, 20),
+        ):
+            sizes.clear()
+            trace_edges(case, "denoise", 0, Backward(keep=True), most)
+            assert max(sizes) <= most
+            assert len(sizes) == runs
+            assert sum(sizes) == 4 * 9 * 32 * 26
 
 
 def test_bad_input() -> None:

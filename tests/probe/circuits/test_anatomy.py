@@ -7,6 +7,7 @@ import pytest
 import small_models
 import tiny
 import torch
+from decoders import GROUPED, SIZES, made
 from support_pairs import random_pairs
 from transformers import (
     BertConfig,
@@ -37,20 +38,10 @@ from probe.circuits.engine import engine
 from probe.errors import CaptureError, UsageError
 from probe.models import as_loaded
 
-C: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
-TWO = {"num_key_value_heads": 2, "head_dim": 8}
 OPT = {
     "vocab_size": 64, "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "word_embed_proj_dim": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-
-
-def _made(kind: type, config: Any) -> Any:
-    torch.manual_seed(0)
-    return kind(config).eval()
 
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -59,19 +50,19 @@ MODELS: dict[str, Callable[[], Any]] = {
     "mistral": tiny.mistral,
     "sinks and experts": tiny.gpt_oss,
     "gpt2": small_models.gpt2,
-    "neox": lambda: _made(GPTNeoXForCausalLM, GPTNeoXConfig(**C)),
-    "cohere": lambda: _made(CohereForCausalLM, CohereConfig(**C)),
-    "granite": lambda: _made(
-        GraniteForCausalLM, GraniteConfig(**C, residual_multiplier=0.3, logits_scaling=3.0)
+    "neox": lambda: made(GPTNeoXForCausalLM, GPTNeoXConfig(**SIZES)),
+    "cohere": lambda: made(CohereForCausalLM, CohereConfig(**SIZES)),
+    "granite": lambda: made(
+        GraniteForCausalLM, GraniteConfig(**SIZES, residual_multiplier=0.3, logits_scaling=3.0)
     ),
-    "olmo2": lambda: _made(Olmo2ForCausalLM, Olmo2Config(**C)),
-    "glm4": lambda: _made(Glm4ForCausalLM, Glm4Config(**C, **TWO)),
-    "gemma2": lambda: _made(Gemma2ForCausalLM, Gemma2Config(**C, **TWO)),
-    "phi3": lambda: _made(Phi3ForCausalLM, Phi3Config(**C)),
-    "opt": lambda: _made(OPTForCausalLM, OPTConfig(**OPT)),
-    "experts": lambda: _made(
+    "olmo2": lambda: made(Olmo2ForCausalLM, Olmo2Config(**SIZES)),
+    "glm4": lambda: made(Glm4ForCausalLM, Glm4Config(**SIZES, **GROUPED)),
+    "gemma2": lambda: made(Gemma2ForCausalLM, Gemma2Config(**SIZES, **GROUPED)),
+    "phi3": lambda: made(Phi3ForCausalLM, Phi3Config(**SIZES)),
+    "opt": lambda: made(OPTForCausalLM, OPTConfig(**OPT)),
+    "experts": lambda: made(
         Qwen3MoeForCausalLM,
-        Qwen3MoeConfig(**C, **TWO, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+        Qwen3MoeConfig(**SIZES, **GROUPED, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
     ),
 }
 PARALLEL = {"neox", "cohere"}
@@ -119,7 +110,7 @@ def test_constants_of_the_stream_are_found() -> None:
 
 def test_a_head_of_several_layers_is_refused() -> None:
     """BERT's masked-language head is no unembedding of the last state: what its logits are made of is not told."""
-    model = _made(BertLMHeadModel, BertConfig(**C, is_decoder=True))
+    model = made(BertLMHeadModel, BertConfig(**SIZES, is_decoder=True))
     with pytest.raises(CaptureError, match="something else than a norm"):
         anatomy_of(as_loaded(model))
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-import torch
+from lone_writers import lone_writers
 from support_pairs import random_pairs
 
 import probe
@@ -21,28 +21,13 @@ from probe.errors import UsageError
 FREE: dict[str, Any] = {"min_accuracy": 0.0}
 
 
-def planted() -> Any:
-    """Three layers of which L1.H2 and the MLP of layer 2 alone write to the stream."""
-    model = tiny.llama(num_hidden_layers=3)
-    with torch.no_grad():
-        for number, layer in enumerate(model.model.layers):
-            # Small, not 0: what writes nothing at all is no writer.
-            kept = layer.self_attn.o_proj.weight[:, 16:24].clone()
-            layer.self_attn.o_proj.weight.mul_(1e-4)
-            if number == 1:
-                layer.self_attn.o_proj.weight[:, 16:24] = 3 * kept
-            if number != 2:
-                layer.mlp.down_proj.weight.mul_(1e-4)
-    return model
-
-
 PLANTED = {Member(1, "z", 2), Member(2, "mlp_out")}
 
 
 @pytest.mark.parametrize("ranking", ["attribution", "integrated", "relp", "edges", "pruning"])
 def test_a_planted_circuit_is_found(ranking: Any) -> None:
     """Its two nodes keep everything, nothing is left without them, and random circuits keep less."""
-    report = discover(planted(), random_pairs(60, 4), ranking, goal=0.99, **FREE)
+    report = discover(lone_writers(), random_pairs(60, 4), ranking, goal=0.99, **FREE)
     (key,) = report
     answer = report.answer(key)
     assert np.nansum(answer.head_map) == 1
@@ -86,9 +71,9 @@ def test_greedy_circuits_are_judged_like_others() -> None:
 def test_pruning_measures_each_node_beside_those_that_are_gone() -> None:
     """In the last layer, where nothing is gone yet, it is activation patching; what is spared comes last."""
     pairs = random_pairs(60, 4)
-    patched = activation_patching(planted(), pairs, "mlp_out", direction="noise", **FREE)
+    patched = activation_patching(lone_writers(), pairs, "mlp_out", direction="noise", **FREE)
     (key,) = patched
-    with study((planted(), None), pairs, CircuitOptions(**FREE)) as case:
+    with study((lone_writers(), None), pairs, CircuitOptions(**FREE)) as case:
         lost = prune(case, "heads+mlps")
     assert lost[Member(2, "mlp_out")] == pytest.approx(float(patched[key].sel(layer=2)), abs=1e-4)
     assert {one for one, share in lost.items() if abs(share) > SPARED} == PLANTED

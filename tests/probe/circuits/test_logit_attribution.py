@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from copier import copier
+from decoders import EXPERTS, GROUPED, SIZES, rough
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_pairs import random_pairs
@@ -36,32 +37,15 @@ from probe.prompts import Prompt
 from probe.prompts.pairs import Pair
 from probe.report import Answer, Report
 
-C: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
-TWO = {"num_key_value_heads": 2, "head_dim": 8}
-EXPERTS = {
-    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
-}  # fmt: skip
 RECURRENT = {
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
 }  # fmt: skip
 
 
-def _rough(kind: type, config: Any) -> Any:
-    """A random model in which no gain is 1 and no bias 0."""
-    torch.manual_seed(0)
-    model = kind(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
 def _qwen(*layers: str) -> Any:
-    return _rough(
-        Qwen3NextForCausalLM, Qwen3NextConfig(**C, **TWO, **EXPERTS, **RECURRENT, layer_types=list(layers))
+    return rough(
+        Qwen3NextForCausalLM,
+        Qwen3NextConfig(**SIZES, **GROUPED, **EXPERTS, **RECURRENT, layer_types=list(layers)),
     )
 
 
@@ -70,18 +54,18 @@ MODELS: dict[str, Callable[[], Any]] = {
     "norms behind": tiny.gemma3,
     "window": tiny.mistral,
     "sinks and experts": tiny.gpt_oss,
-    "biases": lambda: _rough(
+    "biases": lambda: rough(
         GPT2LMHeadModel, GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32)
     ),
-    "parallel": lambda: _rough(GPTNeoXForCausalLM, GPTNeoXConfig(**C)),
-    "unembedding bias": lambda: _rough(PhiForCausalLM, PhiConfig(**C)),
-    "scaled": lambda: _rough(
+    "parallel": lambda: rough(GPTNeoXForCausalLM, GPTNeoXConfig(**SIZES)),
+    "unembedding bias": lambda: rough(PhiForCausalLM, PhiConfig(**SIZES)),
+    "scaled": lambda: rough(
         GraniteForCausalLM,
-        GraniteConfig(**C, residual_multiplier=0.3, logits_scaling=3.0, embedding_multiplier=4.0),
+        GraniteConfig(**SIZES, residual_multiplier=0.3, logits_scaling=3.0, embedding_multiplier=4.0),
     ),
-    "capped": lambda: _rough(Gemma2ForCausalLM, Gemma2Config(**C, **TWO)),
+    "capped": lambda: rough(Gemma2ForCausalLM, Gemma2Config(**SIZES, **GROUPED)),
     "z gated": lambda: _qwen("full_attention", "full_attention"),
-    "z normalised": lambda: _rough(BitNetForCausalLM, BitNetConfig(**C, num_key_value_heads=2)),
+    "z normalised": lambda: rough(BitNetForCausalLM, BitNetConfig(**SIZES, num_key_value_heads=2)),
     "recurrent": lambda: _qwen("linear_attention", "full_attention"),
 }
 

@@ -7,6 +7,7 @@ import pytest
 import small_models
 import tiny
 import torch
+from decoders import EXPERTS, GROUPED, SIZES, rough
 from support_pairs import random_pairs
 from transformers import (
     GPTNeoXConfig,
@@ -25,32 +26,15 @@ from probe.circuits.weights import head_weights
 from probe.errors import CaptureError
 from probe.models import as_loaded
 
-C: dict[str, Any] = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
-EXPERTS = {
-    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
-}  # fmt: skip
-
-
-def _rough(kind: type, config: Any) -> Any:
-    torch.manual_seed(0)
-    model = kind(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2 or float(parameter.abs().max()) > 0:  # biases stay 0
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
 PLAIN: dict[str, Callable[[], Any]] = {
     "grouped": tiny.llama,
     "norms behind and inside": tiny.gemma3,
     "mean taken": small_models.gpt2,
-    "parallel": lambda: _rough(GPTNeoXForCausalLM, GPTNeoXConfig(**C)),
-    "scaled": lambda: _rough(GraniteForCausalLM, GraniteConfig(**C, residual_multiplier=0.3)),
-    "no norm in front": lambda: _rough(Olmo2ForCausalLM, Olmo2Config(**C)),
+    "parallel": lambda: rough(GPTNeoXForCausalLM, GPTNeoXConfig(**SIZES), biased=False),
+    "scaled": lambda: rough(
+        GraniteForCausalLM, GraniteConfig(**SIZES, residual_multiplier=0.3), biased=False
+    ),
+    "no norm in front": lambda: rough(Olmo2ForCausalLM, Olmo2Config(**SIZES), biased=False),
 }
 
 
@@ -106,10 +90,8 @@ def test_norms_of_queries_are_said() -> None:
 
 def test_gated_attention_has_weights() -> None:
     """A gate that is computed beside the queries is not taken for one of them."""
-    config = Qwen3NextConfig(
-        **C, **EXPERTS, num_key_value_heads=2, head_dim=8, layer_types=["full_attention", "full_attention"]
-    )
-    model = _rough(Qwen3NextForCausalLM, config)
+    config = Qwen3NextConfig(**SIZES, **EXPERTS, **GROUPED, layer_types=["full_attention", "full_attention"])
+    model = rough(Qwen3NextForCausalLM, config, biased=False)
     loaded, seen = _alone(model)
     heads = head_weights(loaded)[0]
     wanted = torch.einsum("pm,hmd->phd", seen["resid_pre"][0][:, 0], heads.w_q)

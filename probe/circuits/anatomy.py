@@ -7,8 +7,10 @@ its output. A constant that multiplies what is added is found with it.
 """
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import log2
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from probe.seam.projection import Projection
 from probe.seam.recorded import Recorded, block_places, blocks
 
 _TOKENS = 7  # of the forward that is looked at
+_LOUD = 1024.0  # of its largest logit
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def _look(loaded: LoadedModel) -> Anatomy:
     if not found:
         raise CaptureError(f"a circuit of {loaded.name} was asked; it declares no blocks of a decoder")
     ids = torch.arange(1, 1 + _TOKENS, device=loaded.device)[None] % int(unembed.weight.shape[0])
-    with evaluating(model), torch.no_grad(), Calls(model) as calls:
+    with evaluating(model), torch.no_grad(), _loud(unembed), Calls(model) as calls:
         logits = model(input_ids=ids).logits
     projections = projections_of(loaded, ids)
     attention = {name: place for name, place in places(model).items() if place.tower == "decoder"}
@@ -148,8 +151,30 @@ def _head(
                 "between the last block and the output embedding something else than a norm was found: circuits need "
                 "a model whose logits are those of its final norm"
             )
-    ratio = float((logits * head.made).sum() / head.made.square().sum())
-    return norm, unembed, ratio if same(ratio * head.made, logits) else None
+    return norm, unembed, _scale(head.made, logits)
+
+
+@contextmanager
+def _loud(unembed: nn.Module) -> Iterator[None]:
+    """While open, what the output embedding makes is large, by a power of two: a softcap is seen whatever its size."""
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        size = float(output.abs().max()) if isinstance(output, Tensor) else 0.0
+        return output * 2.0 ** round(log2(_LOUD / size)) if 0 < size < _LOUD else None
+
+    handle = unembed.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _scale(made: Tensor, logits: Tensor) -> float | None:
+    """What the output embedding's answer was multiplied by; None where something else was done to it."""
+    given, answer = made.double(), logits.double()
+    ratio = float((answer * given).sum() / given.square().sum())
+    eps = max(torch.finfo(one.dtype).eps for one in (made, logits))
+    return ratio if torch.allclose(ratio * given, answer, rtol=4 * eps, atol=0) else None
 
 
 def _leads(one: Call, given: Tensor, made: Tensor) -> bool:

@@ -203,6 +203,6 @@ def _scores(anatomy: Anatomy, run: GradientRun, changes: Changes) -> dict[str, F
             if to.name not in found:  # never behind the first chunk: every receiver reads the embedding
                 shape = (len(changes.senders.members), len(moved))
                 found[to.name] = torch.full(shape, torch.nan, dtype=torch.float64)
-            before = moved[:, : to.senders - start].flatten(2) @ to.gradient.flatten(1)[..., None]
+            before = moved[:, : to.senders - start].flatten(2) @ to.gradient.flatten(1)[..., None].to(moved)
             found[to.name][start : start + before.shape[1]] = before[..., 0].T.double().cpu()
     return found

@@ -44,7 +44,7 @@ class Lens:
         if final is None:
             return cls(anatomy, None)
         answer = final.module.forward(stream[:, None])[:, 0]
-        return cls(anatomy, final.rate(stream.double(), answer.double()))
+        return cls(anatomy, final.rate(stream.double(), answer))
 
     @property
     def scale(self) -> float:
@@ -87,6 +87,7 @@ def unembedded(unembed: nn.Module, parts: Float[Tensor, "*rows width"]) -> Float
     weight = matrix(unembed)
     if weight is not None:
         return parts.to(weight.dtype) @ weight
+    parts = parts.to(_dtype(unembed))
     made: Tensor = unembed.forward(parts) - unembed.forward(torch.zeros_like(parts[..., :1, :]))
     return made
 

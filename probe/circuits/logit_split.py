@@ -97,9 +97,9 @@ def before_projection(trace: Trace, block: Block, asked: Answering) -> tuple[Giv
     direction = asked.direction * block.attn.times
     biases = torch.zeros_like(asked.norm_bias)
     if block.post is not None:
-        before, after = (one.reshape(*given.shape[:2], -1)[:, -1].double() for one in trace.normed[layer])
+        before, after = (one.reshape(*given.shape[:2], -1)[:, -1] for one in trace.normed[layer])
         biases = (direction * block.post.bias).sum(-1)
-        direction = pulled_norm(block.post, direction, block.post.rate(before, after))
+        direction = pulled_norm(block.post, direction, block.post.rate(before.double(), after))
     zero = torch.zeros_like(given[:1, :1])
     biases = biases + (direction * projection.module.forward(zero)[:, 0].double()).sum(-1)
     inner = pulled(projection.module, direction, given.shape[-1])

@@ -4,11 +4,14 @@ Nothing here knows a norm by its class. A module is one where its answer does no
 gain, bias and whether it subtracts the mean are read off its answers to vectors of signs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from probe.errors import CaptureError
 
@@ -25,13 +28,14 @@ class Norm:
     centres: bool
 
     def centred(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any width"]:
-        """The input as the norm scales it."""
+        """The input as the norm scales it, in float32 or finer."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         return x - x.mean(-1, keepdim=True) if self.centres else x
 
     def rate(
         self, x: Float[Tensor, "*rows width"], y: Float[Tensor, "*rows width"]
     ) -> Float[Tensor, "*rows 1"]:
-        """What the norm multiplied each row by, beside its gain: read off its answer.
+        """What the norm multiplied each row by, beside its gain: read off its answer, as it was rounded.
 
         Raises:
             CaptureError: the answer is not that of such a map.
@@ -39,9 +43,9 @@ class Norm:
         scaled, answer = self.gain * self.centred(x), y - self.bias
         square = (scaled * scaled).sum(-1, keepdim=True)
         found = (scaled * answer).sum(-1, keepdim=True) / square.clamp_min(torch.finfo(x.dtype).tiny)
-        if not torch.allclose(
-            scaled * found, answer, rtol=1e-3, atol=1e-3 * float(answer.detach().abs().max()) + 1e-9
-        ):
+        slack = max(1e-3, 2 * torch.finfo(y.dtype).eps)
+        size = float(answer.detach().abs().max())
+        if not torch.allclose(scaled * found, answer.to(scaled), rtol=slack, atol=slack * size + 1e-9):
             raise CaptureError(
                 f"{type(self.module).__name__} was taken for a norm; its output is not its input times a number per row"
             )
@@ -57,7 +61,7 @@ class Norm:
         self, x: Float[Tensor, "*rows width"], y: Float[Tensor, "*rows width"]
     ) -> Float[Tensor, "*rows width"]:
         """The output `y` itself, but with a gradient that takes the scale for a constant (the LN rule)."""
-        linear = self.part(x, self.rate(x.detach(), y.detach()))
+        linear = self.part(x, self.rate(x.detach(), y.detach())).to(y.dtype)
         return y.detach() + (linear - linear.detach())
 
 
@@ -69,34 +73,38 @@ def norm_of(module: nn.Module, width: int) -> Norm | None:
     like = weights[0] if weights else torch.empty(0)
     if not like.is_floating_point() or width < 2:
         return None
-    signs = torch.ones(1, 1, width, dtype=like.dtype, device=like.device)
+    # In half precision nothing could be told from an answer: the same map is asked with its weights in float32.
+    precise = torch.promote_types(like.dtype, torch.float32)
+    held = dict((*module.named_parameters(), *module.named_buffers()))
+    state = {name: one.to(precise) for name, one in held.items() if one.is_floating_point()}
+    signs = torch.ones(1, 1, width, dtype=precise, device=like.device)
     signs[..., ::2] = -1
     signs[..., : width // 3] *= 2
     with torch.no_grad():
         try:
-            return _read(module, signs)
+            return _read(module, partial(functional_call, module, state), signs)
         except (TypeError, RuntimeError, ValueError, AttributeError):
             return None
 
 
-def _read(module: nn.Module, signs: Tensor) -> Norm | None:
-    plain = module(_LONG * signs)
+def _read(module: nn.Module, ask: Callable[[Tensor], Tensor], signs: Tensor) -> Norm | None:
+    plain = ask(_LONG * signs)
     if not isinstance(plain, Tensor) or plain.shape != signs.shape:
         return None
-    longer, shifted = module(3 * _LONG * signs), module(_LONG * (signs + 1))
+    longer, shifted = ask(3 * _LONG * signs), ask(_LONG * (signs + 1))
     size = float(plain.abs().max())
     if size == 0 or not torch.allclose(plain, longer, atol=1e-4 * size):
         return None
     centres = torch.allclose(plain, shifted, atol=1e-4 * size)
     given = signs - signs.mean(-1, keepdim=True) if centres else signs
-    bias = (module(_LONG * given) + module(-_LONG * given)) / 2
+    bias = (ask(_LONG * given) + ask(-_LONG * given)) / 2
     root = given.square().mean(-1, keepdim=True).sqrt()
-    gain = (module(_LONG * given) - bias) * root / given
+    gain = (ask(_LONG * given) - bias) * root / given
     made = Norm(module, gain[0, 0], bias[0, 0], bool(centres))
     # One more answer, which the reading did not use: an elementwise map would not be told from a norm by signs alone.
     other = torch.linspace(0.5, 2.0, signs.shape[-1], dtype=signs.dtype, device=signs.device) * signs
     try:
-        made.rate(other, module(other))
+        made.rate(other, ask(other))
     except CaptureError:
         return None
     return made

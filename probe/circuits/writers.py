@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
 
-from probe.circuits.calls import Call, same
+from probe.circuits.calls import Call, is_half, same
+
+_DIGITS = (1, 2, 3, 4)  # of constants in half precision, which cannot be read off more exactly
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,29 @@ class _Difference:
     """One stream minus another, and how far rounding may have moved each of its entries."""
 
     def __init__(self, later: Tensor, earlier: Tensor) -> None:
+        self.later, self.earlier = later, earlier
         self.value = later - earlier
+        self.half = is_half(later)
         self.slack = 16 * torch.finfo(later.dtype).eps * (later.abs() + earlier.abs())
 
-    def is_made_by(self, value: Tensor) -> bool:
-        """Whether a value is the difference, up to rounding."""
+    def is_made_by(self, *parts: Tensor) -> bool:
+        """Whether parts sum to the difference: up to rounding or, in half precision, with the very same rounding.
+
+        There rounding may be larger than the parts, and nearly any module would do.
+        """
+        if self.half:
+            orders = permutations((self.earlier, *parts))
+            return any(torch.equal(reduce(torch.add, one), self.later) for one in orders)
         allowed = self.slack + 1e-5 * self.value.abs().max()
-        return bool(((value - self.value).abs() <= allowed).all())
+        return bool(((reduce(torch.add, parts) - self.value).abs() <= allowed).all())
+
+    def times(self, made: Tensor) -> list[float]:
+        """What an output may be multiplied by to be the difference; in half precision short numbers near it."""
+        square = float(made.double().square().sum())
+        times = float((made.double() * self.value.double()).sum()) / square if square else 0.0
+        if not times:
+            return []
+        return [float(f"{times:.{digits}g}") for digits in _DIGITS] if self.half else [times]
 
 
 def _mids(inner: Sequence[Call], block: Call) -> list[Call]:
@@ -79,10 +99,9 @@ def _writer(calls: Sequence[Call], difference: _Difference) -> Writer | None:
         if difference.is_made_by(made):
             return Writer(one.name, one.module, 1.0)
     for one, made in outputs:
-        square = float(made.square().sum())
-        times = float((made * difference.value).sum()) / square if square else 0.0
-        if times and difference.is_made_by(times * made):
-            return Writer(one.name, one.module, times)
+        for times in difference.times(made):
+            if difference.is_made_by(times * made):
+                return Writer(one.name, one.module, times)
     return None
 
 
@@ -98,6 +117,6 @@ def _parallel(
     others = [one for one in calls if one not in holds]
     for attn in holds:
         for mlp in others:
-            if attn.made is not None and mlp.made is not None and difference.is_made_by(attn.made + mlp.made):
+            if attn.made is not None and mlp.made is not None and difference.is_made_by(attn.made, mlp.made):
                 return Writer(attn.name, attn.module, 1.0), Writer(mlp.name, mlp.module, 1.0)
     return None, None

@@ -55,6 +55,7 @@ def named(component: Component) -> str:
 def answer_circuit(case: Study, delta: float) -> AnswerCircuit:
     """Add components at the last position, those that recover most alone first, until `delta` is recovered.
 
+    The order is ranked once; it is not greedy, for which every component would be tried again beside those that are in.
     Values of the clean run go into the corrupt one. All components together recover everything but what the last token
     itself says, which is the same on both sides: the search always ends.
     """

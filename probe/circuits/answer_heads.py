@@ -40,12 +40,14 @@ def attribution_heads(
 ) -> Report:
     """The circuits that answer from the context and from memory, and the head that says which sentence was read.
 
-    A circuit is found at the last position: values of heads and MLPs of the clean run go into the corrupt one, those
-    that recover most alone first, until `delta` of the difference is recovered (the paper gives no threshold; 0.95 is
-    ours). The attribution head is the head of the context's circuit with the lowest attention entropy at the last
-    position, the first token left out. From the position that says an answer token, the context token that it looks at
-    most is taken, and every sentence of the context is scored by the attention that falls on it within a window round
-    that token. The best sentence is then said again before the question (steering), beside a random other one.
+    A circuit is found at the last position: values of heads and MLPs of the clean run go into the corrupt one until
+    `delta` of the difference is recovered (the paper gives no threshold; 0.95 is ours). They are ranked once, by what
+    each recovers alone, and added in that order; the paper adds greedily, so that ours may take more of them where
+    several carry the same. The attribution head is the head of the context's circuit with the lowest attention entropy
+    at the last position, the first token left out. From the position that says an answer token, the context token that
+    it looks at most is taken, and every sentence of the context is scored by the attention that falls on it within a
+    window round that token. The best sentence is then said again before the question (steering), beside a random other
+    one.
 
     Args:
         model: A known name, path or hub id; a `LoadedModel`; or ``(model, tokenizer)``. A decoder.

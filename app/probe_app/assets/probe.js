@@ -13,6 +13,18 @@ window.dash_clientside = window.dash_clientside || {};
 
   const none = () => window.dash_clientside.no_update;
 
+  // Dash has every new figure fitted to its place twice over, and each fitting draws it anew, even where it fits.
+  document.addEventListener("DOMContentLoaded", () => {
+    if (!window.Plotly) return; // it comes later where another version is installed
+    const resize = Plotly.Plots.resize;
+    Plotly.Plots.resize = (figure) => {
+      const { width, height } = figure._fullLayout || {};
+      const place = getComputedStyle(figure);
+      const fits = Math.abs(parseFloat(place.width) - width) < 1 && Math.abs(parseFloat(place.height) - height) < 1;
+      return fits ? Promise.resolve(figure) : resize(figure);
+    };
+  });
+
   // The address of this page with fields changed; empty ones are left out.
   function search(changes) {
     const fields = new URLSearchParams(location.search);

@@ -17,7 +17,7 @@ def _processor() -> str:
 
 
 def _loop() -> float:
-    """Seconds of ten million steps in plain Python, the best of three: how fast one core is, for times without a ratio."""
+    """Seconds of ten million steps in plain Python, the best of three: how fast a core is."""
     found = []
     for _ in range(3):
         start, total = time.perf_counter(), 0

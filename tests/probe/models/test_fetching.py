@@ -91,8 +91,8 @@ def test_progress_bears_folders_that_vanish(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "unpack" / "gone").write_bytes(b"gone")
     real = os.scandir
 
-    def vanishing(path: str) -> object:
-        if Path(path).name == "unpack":
+    def vanishing(path: str | int) -> object:  # rmtree itself asks by number
+        if isinstance(path, str) and Path(path).name == "unpack":
             shutil.rmtree(path)
         return real(path)
 

@@ -74,9 +74,8 @@ def _only_file(wheel: Wheel, folder: Path, returncode: int, complaint: str) -> P
 def bytes_under(folder: Path) -> int:
     """The bytes of all files below `folder` that are there when looked at."""
     total = 0
-    for parent, _, names in os.walk(
-        folder
-    ):  # passes over folders that pip removes while we look; rglob raises
+    # pip removes its files and folders while we look: os.walk passes over such a folder, where Path.rglob raises.
+    for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
                 total += os.stat(os.path.join(parent, name)).st_size

@@ -1,8 +1,9 @@
 """A two-layer GPT-2 whose weights are an induction circuit: L0.H0 looks one back, L1.H0 copies, the rest do nothing."""
 
 import torch
+from silent import silent_gpt2
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from probe.models import LoadedModel, ModelSource
 
@@ -25,16 +26,9 @@ def copier(words: list[str]) -> LoadedModel:
     token, position = slice(0, n), slice(n, n + POSITIONS)
     before, said = slice(n + POSITIONS, 2 * n + POSITIONS), slice(2 * n + POSITIONS, 3 * n + POSITIONS)
     width = 3 * n + POSITIONS + (3 * n) % 2
-    config = GPT2Config(
-        vocab_size=n, n_positions=POSITIONS, n_embd=width, n_layer=2, n_head=2, tie_word_embeddings=False,
-        bos_token_id=None, eos_token_id=1,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config).eval()
+    model = silent_gpt2(n, POSITIONS, width, (2, 2), 1)
     d_head = width // 2
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "ln_" not in name:
-                parameter.zero_()
         body = model.transformer
         body.wte.weight[:, token] = torch.eye(n)
         body.wpe.weight[:, position] = torch.eye(POSITIONS)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from silent import silent_gpt2
 
 from probe.models import LoadedModel, ModelSource
 from probe.prompts import Prompt
@@ -32,15 +32,8 @@ def mover(fetches: Sequence[Fetch], n_layers: int = 3) -> LoadedModel:
     token, position = slice(0, VOCAB), slice(VOCAB, VOCAB + POSITIONS)
     said = VOCAB + POSITIONS
     width = 2 * VOCAB + POSITIONS
-    config = GPT2Config(
-        vocab_size=VOCAB, n_positions=POSITIONS, n_embd=width, n_layer=n_layers, n_head=2, bos_token_id=None,
-        tie_word_embeddings=False, eos_token_id=BOS,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config).eval()
+    model = silent_gpt2(VOCAB, POSITIONS, width, (n_layers, 2), BOS)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "ln_" not in name:
-                parameter.zero_()
         body, each = model.transformer, torch.arange(VOCAB)
         body.wte.weight[:, token] = torch.eye(VOCAB)
         body.wpe.weight[:, position] = torch.eye(POSITIONS)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from silent import silent_gpt2
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from probe.models import LoadedModel, ModelSource
 from probe.prompts import Prompt
@@ -92,15 +92,8 @@ DECOYS = (*IDLE, OWN_TOKEN, ELSEWHERE)
 
 def name_circuit(wires: Sequence[Wire]) -> LoadedModel:
     """The model of some wires; heads that are not wired, and all MLPs, add nothing."""
-    config = GPT2Config(
-        vocab_size=VOCAB, n_positions=POSITIONS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, bos_token_id=None,
-        tie_word_embeddings=False, eos_token_id=BOS,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config).eval()
+    model = silent_gpt2(VOCAB, POSITIONS, WIDTH, (LAYERS, HEADS), BOS)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "ln_" not in name:
-                parameter.zero_()
         body = model.transformer
         body.wte.weight[:, TOKEN] = SIZE * torch.eye(VOCAB)
         body.wpe.weight[:, PLACE] = SIZE * torch.eye(POSITIONS)

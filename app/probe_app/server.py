@@ -39,7 +39,7 @@ def create_app(folders: Sequence[Path], host: str | None = None, models: Sequenc
         suppress_callback_exceptions=True,  # the controls of a page exist once it is shown
         serve_locally=True,
         compress=False,
-        assets_ignore=r"plotly-.*",  # put in its place by `App`
+        assets_ignore=r"(plotly|regenerator)-.*",  # put in its place by `App`
         external_scripts=[],
         external_stylesheets=[],
     )

@@ -36,30 +36,28 @@ def attention_image(
     values = np.asarray(data.values, dtype=np.float64)
     queries, keys = (_firsts(data, axis) for axis in data.dims)
     shade = np.log10(np.maximum(values, _DARKEST)) if log else values
-    figure = go.Figure(
-        go.Heatmap(
-            z=np.round(shade, 3).astype(np.float32),
-            x=keys,
-            y=queries,
-            customdata=np.round(values, 6).astype(np.float32),
-            meta="exact",  # what the colours show is in customdata
-            zmin=np.log10(_DARKEST) if log else 0.0,
-            zmax=0.0 if log else 1.0,
-            colorscale=colorscale(),
-            colorbar=_bar(log),
-            hovertemplate="query %{y}, key %{x}<br>%{customdata:.4g}<extra></extra>",
-        )
+    heat = go.Heatmap(
+        z=np.round(shade, 3).astype(np.float32),
+        x=keys,
+        y=queries,
+        customdata=np.round(values, 6).astype(np.float32),
+        meta="exact",  # what the colours show is in customdata
+        zmin=np.log10(_DARKEST) if log else 0.0,
+        zmax=0.0 if log else 1.0,
+        colorscale=colorscale(),
+        colorbar=_bar(log),
+        hovertemplate="query %{y}, key %{x}<br>%{customdata:.4g}<extra></extra>",
     )
     across, down = _ticks(keys, tokens), _ticks(queries, tokens)
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": escape(title)},
-        height=560,
-        xaxis={"title": {"text": "key"}, "constrain": "domain", **across},
-        yaxis={"title": {"text": "query"}, "autorange": "reversed", **down},
+    layout = {
+        "template": TEMPLATE,
+        "title": {"text": escape(title)},
+        "height": 560,
+        "xaxis": {"title": {"text": "key"}, "constrain": "domain", **across},
+        "yaxis": {"title": {"text": "query"}, "autorange": "reversed", **down},
         **({} if across or down else steady("probability")),
-    )
-    return figure
+    }
+    return go.Figure(heat, layout)
 
 
 def _firsts(data: xr.DataArray, axis: object) -> list[int]:

@@ -49,17 +49,16 @@ def position_map(data: xr.DataArray, *, title: str | None = None, unit: str = ""
         hovertemplate="%{customdata}: %{z:.4g}<extra></extra>",
         hoverongaps=False,
     )
-    figure = go.Figure(heat)
     shown = title if title is not None else str(data.name or "")
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": escape(shown)},
-        height=min(_TALLEST, 180 + _PIXELS * len(rows)),
+    layout = {
+        "template": TEMPLATE,
+        "title": {"text": escape(shown)},
+        "height": min(_TALLEST, 180 + _PIXELS * len(rows)),
         # By number: two positions may hold the same token.
-        xaxis={"title": {"text": "position"}, "tickvals": list(range(len(places))), "ticktext": places},
-        yaxis={"title": {"text": axis}, "type": "category", "autorange": "reversed"},
-    )
-    return figure
+        "xaxis": {"title": {"text": "position"}, "tickvals": list(range(len(places))), "ticktext": places},
+        "yaxis": {"title": {"text": axis}, "type": "category", "autorange": "reversed"},
+    }
+    return go.Figure(heat, layout)
 
 
 def _labels(data: xr.DataArray, axis: str) -> Sequence[str]:

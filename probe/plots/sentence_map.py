@@ -53,16 +53,15 @@ def sentence_map(
         hovertemplate="sentence %{y}: %{customdata[0]}<br>source %{x}: %{customdata[1]}<br>%{z:.4g}<extra></extra>",
         hoverongaps=False,
     )
-    figure = go.Figure(heat)
     shown = f"{answer.spec} · {answer.extra[name]['prompt'].values[prompt]}" if title is None else title
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": escape(shown)},
-        height=min(_TALLEST, max(320, 140 + _PIXELS * count)),
-        xaxis={"title": {"text": "source sentence"}},
-        yaxis={"title": {"text": "sentence"}, "autorange": "reversed"},
-    )
-    return figure
+    layout = {
+        "template": TEMPLATE,
+        "title": {"text": escape(shown)},
+        "height": min(_TALLEST, max(320, 140 + _PIXELS * count)),
+        "xaxis": {"title": {"text": "source sentence"}},
+        "yaxis": {"title": {"text": "sentence"}, "autorange": "reversed"},
+    }
+    return go.Figure(heat, layout)
 
 
 def _matrix(answer: Answer, name: str, prompt: int) -> np.ndarray:

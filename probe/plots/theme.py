@@ -9,6 +9,7 @@ from probe.report.ramp import UNDEFINED, stops
 
 INK, PAPER = "#22272e", "#ffffff"
 _LONGEST_TITLE = 12  # characters of a colour bar's title
+_IN_PLACE = {"automargin": False, "ticklabeloverflow": "allow"}  # tick labels that have room are not measured
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -18,7 +19,9 @@ TEMPLATE = go.layout.Template(
         "margin": {"l": 56, "r": 16, "t": 48, "b": 48},
         "xaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "automargin": True},
         "yaxis": {"showgrid": False, "zeroline": False, "ticks": "outside", "automargin": True},
-    }
+    },
+    # Labels at a colour bar always have room; to see whether they have costs a tenth of drawing.
+    data={"heatmap": [{"colorbar": {"ticklabeloverflow": "allow"}}]},
 )
 
 
@@ -51,4 +54,5 @@ def steady(bar: str) -> dict[str, Any]:
     if len(bar) > _LONGEST_TITLE:
         return {}
     margin = {"l": 56, "r": 104, "t": 48, "b": 48, "autoexpand": False}
-    return {"margin": margin, "xaxis_automargin": False, "yaxis_automargin": False}
+    room = {f"{axis}_{name}": value for axis in ("xaxis", "yaxis") for name, value in _IN_PLACE.items()}
+    return {"margin": margin, **room}

@@ -33,23 +33,21 @@ def token_lines(
                 f"a line {name!r} of {len(line)} numbers was asked over {len(tokens)} tokens; give one each"
             )
     shown = [escape(token.replace("\n", "⏎")) for token in tokens]
-    figure = go.Figure(
-        [
-            go.Scatter(
-                x=list(range(len(tokens))), y=list(line), mode="lines+markers", name=escape(name),
-                customdata=shown, line={"color": _COLORS[at % len(_COLORS)], "width": 1.5}, marker={"size": 4},
-                hovertemplate="%{customdata}: %{y:.4g}<extra>%{fullData.name}</extra>",
-            )
-            for at, (name, line) in enumerate(values.items())
-        ]
-    )  # fmt: skip
+    lines = [
+        go.Scatter(
+            x=list(range(len(tokens))), y=list(line), mode="lines+markers", name=escape(name),
+            customdata=shown, line={"color": _COLORS[at % len(_COLORS)], "width": 1.5}, marker={"size": 4},
+            hovertemplate="%{customdata}: %{y:.4g}<extra>%{fullData.name}</extra>",
+        )
+        for at, (name, line) in enumerate(values.items())
+    ]  # fmt: skip
     ticks = {"tickvals": list(range(len(tokens))), "ticktext": shown, "tickangle": -60}
-    figure.update_layout(
-        template=TEMPLATE,
-        title={"text": escape(title)},
-        plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": {"text": "token"}, **(ticks if len(tokens) <= _MOST_LABELS else {})},
-        yaxis={"title": {"text": escape(unit)}, "rangemode": "tozero"},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.35},
-    )
-    return figure
+    layout = {
+        "template": TEMPLATE,
+        "title": {"text": escape(title)},
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "xaxis": {"title": {"text": "token"}, **(ticks if len(tokens) <= _MOST_LABELS else {})},
+        "yaxis": {"title": {"text": escape(unit)}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.35},
+    }
+    return go.Figure(lines, layout)

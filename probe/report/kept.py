@@ -8,8 +8,10 @@ Arrays are read through a memory map: a tile costs what it touches.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,8 @@ from probe.errors import ReportError
 from probe.terms import HeadId
 
 QK_FOLDER, MAP_FOLDER = Path("kept/qk"), Path("kept/map")
-_ROWS = 256  # rows of the pattern held at once
+_ROWS = 256  # rows of the pattern that a thread holds at once
+_THREADS = min(4, os.cpu_count() or 1)
 _DTYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "U8": "|u1"}
 _RULE = re.compile(r"(causal|within|near|same_chunk|same_segment|first)(?:\((-?\d+)\))?")
 
@@ -165,28 +168,38 @@ class KeptLayer:
         Hidden pairs count as 0; a cell holds at least one pair. Cell sizes are ceil(length / shape).
         """
         wanted = np.arange(len(self.query_tokens))[queries]
-        numbers = np.arange(len(self.key_tokens))[keys]
-        n_keys = len(numbers)
+        n_keys = len(np.arange(len(self.key_tokens))[keys])
         step = max(1, -(-len(wanted) // max(1, shape[0])))
         width = max(1, -(-n_keys // max(1, shape[1])))
         edges = np.arange(0, n_keys, width)
         out = np.zeros((-(-len(wanted) // step), len(edges)), dtype=np.float64)
-        counts = np.minimum(edges + width, n_keys) - edges
-        for start in range(0, len(wanted), _ROWS):
+        starts = range(0, len(wanted), _ROWS)
+
+        def sums(start: int) -> tuple[np.ndarray, np.ndarray]:
             chosen = wanted[start : start + _ROWS]
-            seen = self._seen_of(chosen, keys)
-            if seen == 0:
-                continue
-            block = (np.arange(len(chosen)) + start) // step
-            part = self.rows(head, chosen, slice(int(numbers[0]), int(numbers[seen - 1]) + 1, keys.step))
-            # Rows first, by a product with ones: what is left for the other axis is small.
-            touched = np.unique(block)
-            lines = (touched[:, None] == block).astype(np.float32) @ part
-            there = edges[edges < seen]
-            sums = np.add.reduceat(lines, there, axis=1, dtype=np.float64)
-            out[touched, : len(there)] += sums / counts[: len(there)]
+            touched, line = np.unique((np.arange(len(chosen)) + start) // step, return_inverse=True)
+            return touched, self._sums(head, chosen, line, keys, edges)
+
+        # Numpy lets threads compute at once; a single block needs none.
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for touched, part in pool.map(sums, starts) if len(starts) > 1 else map(sums, starts):
+                out[touched, : part.shape[1]] += part
+        columns = np.minimum(edges + width, n_keys) - edges
         rows = np.minimum(np.arange(len(out)) * step + step, len(wanted)) - np.arange(len(out)) * step
-        return (out / rows[:, None]).astype(np.float32)
+        return (out / columns / rows[:, None]).astype(np.float32)
+
+    def _sums(
+        self, head: int, rows: np.ndarray, line: np.ndarray, keys: slice, edges: np.ndarray
+    ) -> np.ndarray:
+        """Sums of the pattern over `rows` of one `line` and keys between `edges`; zeros at the end are left out."""
+        seen = self._seen_of(rows, keys)
+        if seen == 0:
+            return np.zeros((int(line[-1]) + 1, 0))
+        numbers = np.arange(len(self.key_tokens))[keys]
+        part = self.rows(head, rows, slice(int(numbers[0]), int(numbers[seen - 1]) + 1, keys.step))
+        # Rows first, by a product with ones: what is left for the other axis is small.
+        lines = (np.arange(int(line[-1]) + 1)[:, None] == line).astype(np.float32) @ part
+        return np.add.reduceat(lines, edges[edges < seen], axis=1, dtype=np.float64)
 
     def _seen_of(self, rows: np.ndarray, keys: slice) -> int:
         """How many keys, from the first on, hold all that the rows may see; what comes later is not computed."""
@@ -222,7 +235,11 @@ class KeptLayer:
         scores -= np.where(known, lse, 0)
         with np.errstate(over="ignore"):  # of hidden pairs, which are 0 below
             np.exp(scores, out=scores)
-        np.copyto(scores, 0, where=~(known if visible is None else visible & known))
+        hidden = np.broadcast_to(~(known if visible is None else visible & known), scores.shape)
+        columns = np.flatnonzero(hidden.any(0))
+        if len(columns):  # writing through a mask costs more than all the rest: only where it hides something
+            there = np.s_[:, columns[0] : columns[-1] + 1]
+            np.copyto(scores[there], 0, where=hidden[there])
         return scores
 
     def _keys_until(self, part: KeptPart) -> int:

@@ -16,7 +16,7 @@ import probe
 
 TEXT = "the cat sat on the mat. the dog sat on the log. the cat sat on the dog."
 SECOND = 1000
-FIGURE = ".js-plotly-plot .main-svg"
+FIGURE = ".js-plotly-plot:not(.dash-graph--pending) .main-svg"  # drawn, and answering to clicks
 
 
 @pytest.fixture
@@ -87,6 +87,26 @@ def test_a_head_is_opened_from_the_map_and_from_the_table(page: Any) -> None:
     page.wait_for_selector('.ag-row[row-id="L0.H2"] [col-id="layer"]', timeout=60_000)
     page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
     page.wait_for_url("**/head?**head=L0.H2**")
+
+
+def test_a_map_that_is_there_is_not_drawn_anew_beside_another(page: Any) -> None:
+    """Of two maps the second alone is drawn when it is added, and the first answers to clicks as before."""
+    page.goto("/?report=exact&metrics=entropy")
+    page.wait_for_selector(FIGURE)
+    page.wait_for_selector(".ag-row")
+    page.evaluate(
+        """() => { window.again = 0;
+                   document.querySelector(".js-plotly-plot").on("plotly_afterplot", () => { window.again += 1; }); }"""
+    )
+    page.click("#overview-metrics")
+    page.get_by_role("option", name="sink").click()
+    page.wait_for_function(f"() => document.querySelectorAll('figure:has({FIGURE})').length === 2")
+    page.wait_for_load_state("networkidle")
+    assert page.evaluate("window.again") == 0
+    page.keyboard.press("Escape")
+    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9)
+    page.wait_for_url("**/head?**head=L1.H3**")
 
 
 def test_the_table_sorts_and_is_copied(page: Any, chromium: Any) -> None:

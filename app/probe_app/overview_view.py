@@ -1,6 +1,7 @@
 """What the overview shows for an address: the choices, the maps, the table of heads, and what else a report holds."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dash_ag_grid as dag
@@ -19,6 +20,7 @@ from probe_app.redraw import Redraw
 from probe_app.said import facts, problem, warnings
 
 SHOWN = 3  # maps where the address names none
+MOST = 9  # maps side by side
 JOINED = "|"  # between metrics in an address
 
 
@@ -36,14 +38,14 @@ def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw, g
         return {**told, **_nothing(redraw, "", nothing_yet()), "reports": listed}
     keys = report.keys()
     asked = [key for key in fields.get("metrics", "").split(JOINED) if key in keys]
-    drawn = asked or keys[:SHOWN]
+    drawn = asked[:MOST] or keys[:SHOWN]
     return {
         **told,
         "search": write({"report": name, "metrics": JOINED.join(asked)}),
         "keys": redraw.part("keys", stamp, lambda: keys),
         "metrics": drawn,
         "facts": redraw.part("facts", stamp, lambda: [facts(report), *warnings(report)]),
-        "maps": redraw.part("maps", (stamp, drawn), lambda: _maps(report, drawn)),
+        "maps": _maps(report, stamp, drawn, redraw),
         "table": redraw.part("table", (stamp, grid), lambda: _table(report) if grid else None),
         "further": redraw.part("further", stamp, lambda: _further(report)),
     }
@@ -51,7 +53,7 @@ def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw, g
 
 def _nothing(redraw: Redraw, search: str, why: object) -> dict[str, Any]:
     redraw.drawn.clear()
-    empty: dict[str, Any] = {"keys": [], "metrics": [], "maps": None, "table": None, "further": None}
+    empty: dict[str, Any] = {"keys": [], "metrics": [], "maps": [None] * MOST, "table": None, "further": None}
     return {**empty, "search": search, "facts": why}
 
 
@@ -68,22 +70,29 @@ def nothing_yet() -> object:
     )
 
 
-def _maps(report: Report, keys: Sequence[str]) -> object:
-    figure_of = []
-    for key in keys:
-        answer = report.answer(key)
-        figure = head_map(answer.head_map, title=key, unit=answer.unit, tower=answer.tower)
-        card = dmc.Paper(
-            [
-                figures.graph(key, figure, f"Map of {key}", mark="map"),
-                dmc.Text(answer.summary, size="xs", c="dimmed"),
-                *(dmc.Text(note, size="xs", c="dimmed") for note in answer.notes),
-            ],
-            withBorder=True,
-            p="xs",
-        )
-        figure_of.append(card)
-    return dmc.SimpleGrid(figure_of, cols={"base": 1, "sm": 2, "lg": 3})
+def _maps(report: Report, stamp: object, keys: Sequence[str], redraw: Redraw) -> list[Any]:
+    """What each place for a map holds: one that holds its map already is left alone, and not drawn anew."""
+    padded = [*keys, *[None] * (MOST - len(keys))]
+    return [
+        redraw.part(f"map {place}", (stamp, key), partial(_map, report, key))
+        for place, key in enumerate(padded)
+    ]
+
+
+def _map(report: Report, key: str | None) -> object:
+    if key is None:
+        return None
+    answer = report.answer(key)
+    figure = head_map(answer.head_map, title=key, unit=answer.unit, tower=answer.tower)
+    return dmc.Paper(
+        [
+            figures.graph(key, figure, f"Map of {key}", mark="map"),
+            dmc.Text(answer.summary, size="xs", c="dimmed"),
+            *(dmc.Text(note, size="xs", c="dimmed") for note in answer.notes),
+        ],
+        withBorder=True,
+        p="xs",
+    )
 
 
 def _further(report: Report) -> object:

@@ -95,14 +95,15 @@ def test_a_map_that_is_there_is_not_drawn_anew_beside_another(page: Any) -> None
     page.wait_for_selector(FIGURE)
     page.wait_for_selector(".ag-row")
     page.evaluate(
-        """() => { window.again = 0;
-                   document.querySelector(".js-plotly-plot").on("plotly_afterplot", () => { window.again += 1; }); }"""
+        """() => { const first = document.querySelector(".js-plotly-plot");
+                   first.again = 0;
+                   first.on("plotly_afterplot", () => { first.again += 1; }); }"""
     )
     page.click("#overview-metrics")
     page.get_by_role("option", name="sink").click()
     page.wait_for_function(f"() => document.querySelectorAll('figure:has({FIGURE})').length === 2")
     page.wait_for_load_state("networkidle")
-    assert page.evaluate("window.again") == 0
+    assert page.evaluate("document.querySelector('.js-plotly-plot').again") == 0  # and it is the same element
     page.keyboard.press("Escape")
     box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.9)

@@ -13,20 +13,10 @@ window.dash_clientside = window.dash_clientside || {};
 
   const none = () => window.dash_clientside.no_update;
 
-  // Dash has every new figure fitted to its place twice over, and every figure drawn anew where one is added beside it;
-  // each time costs as much as the first, also where nothing is different.
+  // Dash has every new figure fitted to its place twice over, and each fitting draws it anew, even where it fits.
   document.addEventListener("DOMContentLoaded", () => {
     if (!window.Plotly) return; // it comes later where another version is installed
-    const { react } = Plotly;
-    const { resize } = Plotly.Plots;
-    const drawn = new WeakMap(); // place of a figure -> what is drawn there
-
-    Plotly.react = (place, figure, ...more) => {
-      const asked = JSON.stringify([figure.data, figure.layout]);
-      if (drawn.get(place) === asked && place._fullLayout) return Promise.resolve(place);
-      drawn.set(place, asked);
-      return react(place, figure, ...more);
-    };
+    const resize = Plotly.Plots.resize;
     Plotly.Plots.resize = (figure) => {
       const { width, height } = figure._fullLayout || {};
       const place = getComputedStyle(figure);

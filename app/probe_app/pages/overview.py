@@ -1,6 +1,6 @@
 """The overview: what every head does, by any metric, and which heads come first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import dash
@@ -11,7 +11,7 @@ from probe.errors import ProbeError
 from probe_app import figures
 from probe_app.further import MARK, heads_by_kind
 from probe_app.head_table import text_table
-from probe_app.overview_view import JOINED, overview_view
+from probe_app.overview_view import JOINED, MOST, overview_view
 from probe_app.pages.page import Page
 from probe_app.redraw import Redraw
 from probe_app.said import problem
@@ -24,7 +24,7 @@ _OUTPUTS = {
     "keys": Output("overview-metrics", "data"),
     "metrics": Output("overview-metrics", "value"),
     "facts": Output("overview-facts", "children"),
-    "maps": Output("overview-maps", "children"),
+    "maps": [Output(f"overview-map-{place}", "children") for place in range(MOST)],
     "table": Output("overview-table", "children"),
     "further": Output("overview-further", "children"),
     "shown": Output("overview-shown", "data"),
@@ -49,7 +49,7 @@ class Overview(Page):
             data=told["reports"], value=told["report"],
         )  # fmt: skip
         metrics = dmc.MultiSelect(
-            id="overview-metrics", label="Metrics", searchable=True, flex=1, miw=260, maxValues=9,
+            id="overview-metrics", label="Metrics", searchable=True, flex=1, miw=260, maxValues=MOST,
             data=told["keys"], value=told["metrics"],
         )  # fmt: skip
         draw = dmc.Button("Draw the taxonomy", id="overview-kinds", variant="default", size="xs", n_clicks=0)
@@ -57,7 +57,7 @@ class Overview(Page):
             [
                 dmc.Group([report, metrics], align="flex-start"),
                 html.Div(told["facts"], id="overview-facts"),
-                dcc.Loading(html.Div(told["maps"], id="overview-maps"), delay_show=300),
+                dcc.Loading(_places(told["maps"]), delay_show=300),
                 html.Div(told["table"], id="overview-table"),
                 dmc.Group([dmc.Title("Kinds of heads", order=2, size="h4"), draw]),
                 dcc.Loading(html.Div(id="overview-taxonomy"), delay_show=300),
@@ -143,3 +143,9 @@ class Overview(Page):
         )
         def _copy(_clicks: int, rows: Any, defs: Any) -> str:
             return text_table(rows or [], defs or [])
+
+
+def _places(maps: Sequence[Any]) -> object:
+    """A place of its own for every map, so that one more leaves the others as they are."""
+    places = [html.Div(one, id=f"overview-map-{place}", className="place") for place, one in enumerate(maps)]
+    return dmc.SimpleGrid(places, id="overview-maps", cols={"base": 1, "sm": 2, "lg": 3})

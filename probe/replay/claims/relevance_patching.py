@@ -37,6 +37,9 @@ def measure(work: Work) -> Finding:
     }
     better = {node: found[node, "relevance"].value > found[node, "attribution"].value for node in NODES}
     holds = better["mlp_out"] and better["resid_pre"]
+    nearer, farther = (
+        ", ".join(node for node in NODES if better[node] == so) or "none" for so in (True, False)
+    )
     rows = tuple(
         Row(
             f"{node}, {kind} patching",
@@ -55,9 +58,8 @@ def measure(work: Work) -> Finding:
         ),
         rows=rows,
         found=(
-            "Relevance is nearer to activation patching than the gradient for "
-            f"{', '.join(node for node in NODES if better[node]) or 'none of the three'}, and not for "
-            f"{', '.join(node for node in NODES if not better[node]) or 'none'}.",
+            f"Nodes for which relevance is nearer to activation patching than the gradient: {nearer}; the gradient is "
+            f"nearer: {farther}.",
         ),
     )
 

@@ -32,7 +32,7 @@ def sentence_cards(report: Report, view: KeptView) -> list[object]:
         texts = sentence_texts(report, answer, row)
         own = _own(view, answer, row)
         if own is not None:
-            title = f"What sentences give to earlier ones: {view.head}"
+            title = f"sentence to sentence · {view.head}"
             draw = partial(sentence_map, own, _OWN, sentences=texts, title=title)
             cards.append(_card(f"{key}/own", f"Sentences, {view.head}", draw))
         for name in ("map", "suppression"):

@@ -25,6 +25,8 @@ def dashboard(
     folders: _Folders = None, host: _Host = "127.0.0.1", port: _Port = 8050, model: _Model = None
 ) -> None:
     """Show reports in the browser."""
+    from threadpoolctl import threadpool_limits
+
     from probe.cli.view import console
     from probe.storage import home
     from probe_app.library import check_folders
@@ -33,6 +35,7 @@ def dashboard(
     from probe_app.serving import listen
 
     shown = check_folders(folders) if folders else [home() / "runs"]
+    threadpool_limits(1, user_api="blas")  # whoever asks has a thread, and so have the parts of a map
     server = listen(create_app(shown, host, check_folders(model or [])), host, port)
     out = console(stderr=True)
     if not is_loopback(host):

@@ -22,7 +22,7 @@ def test_a_report_is_served_until_it_is_closed() -> None:
     assert shown.url in shown._repr_html_()
     assert "<title>probe</title>" in _answered(shown.url)
     shown.close()
-    with pytest.raises(OSError, match="refused|reset by peer"):
+    with pytest.raises(OSError, match=r"refused|reset by peer"):
         _answered(shown.url)
 
 

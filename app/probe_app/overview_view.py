@@ -37,14 +37,17 @@ def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw, g
     if report is None:
         return {**told, **_nothing(redraw, "", nothing_yet()), "reports": listed}
     keys = report.keys()
-    asked = [key for key in fields.get("metrics", "").split(JOINED) if key in keys]
-    drawn = asked[:MOST] or keys[:SHOWN]
+    asked = [key for key in fields.get("metrics", "").split(JOINED) if key]
+    drawn = [key for key in asked if key in keys][:MOST] or keys[:SHOWN]
+    left = [key for key in asked if key not in drawn]
     return {
         **told,
         "search": write({"report": name, "metrics": JOINED.join(asked)}),
         "keys": redraw.part("keys", stamp, lambda: keys),
         "metrics": drawn,
-        "facts": redraw.part("facts", stamp, lambda: [facts(report), *warnings(report)]),
+        "facts": redraw.part(
+            "facts", (stamp, left), lambda: [facts(report), *warnings(report), *left_out(left)]
+        ),
         "maps": _maps(report, stamp, drawn, redraw),
         "table": redraw.part("table", (stamp, grid), lambda: _table(report) if grid else None),
         "further": redraw.part("further", stamp, lambda: _further(report)),
@@ -68,6 +71,18 @@ def nothing_yet() -> object:
         title="No report yet",
         id="nothing",
     )
+
+
+def left_out(metrics: Sequence[str]) -> list[object]:
+    """What is said of metrics that the address names and no map shows: they are not in the report, or too many."""
+    if not metrics:
+        return []
+    said = (
+        f"{', '.join(metrics)}: not in this report, or more than the {MOST} maps that are shown side by side."
+    )
+    return [
+        dmc.Alert(said, title="Metrics of this address that are not shown", color="orange", id="left-out")
+    ]
 
 
 def _maps(report: Report, stamp: object, keys: Sequence[str], redraw: Redraw) -> list[Any]:

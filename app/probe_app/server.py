@@ -5,18 +5,21 @@ from pathlib import Path
 
 import dash
 import dash_mantine_components as dmc
-from dash import Input, Output, State, dcc
+from dash import ClientsideFunction, Input, Output, State, dcc
+from flask import Response, request
 from flask_compress import Compress
+from plotly.io.json import to_json_plotly
 
 from probe.storage import home
 from probe_app import frame
 from probe_app.address import read
-from probe_app.index import App
+from probe_app.index import CONTENT, App
 from probe_app.jobs import Jobs
 from probe_app.library import Library
 from probe_app.models import Models
 from probe_app.pages import PAGES, Desk, Page
 from probe_app.pages.page import here
+from probe_app.scripts import Squeezed
 from probe_app.security import protect
 
 ADDRESS, PAGE = "address", "page"
@@ -43,8 +46,10 @@ def create_app(folders: Sequence[Path], host: str | None = None, models: Sequenc
         external_scripts=[],
         external_stylesheets=[],
     )
+    app.server.config |= {"COMPRESS_CACHE_BACKEND": Squeezed, "COMPRESS_CACHE_KEY": Squeezed.key}
     Compress(app.server)
     protect(app.server, host)
+    app.server.before_request(app.bundle)
     pages = {page.path: page for page in (make(desk) for make in PAGES)}
     app.layout = frame.layout(list(pages.values()), ADDRESS, PAGE)
     _show(app, pages)
@@ -55,18 +60,26 @@ def create_app(folders: Sequence[Path], host: str | None = None, models: Sequenc
 
 
 def _show(app: dash.Dash, pages: dict[str, Page]) -> None:
-    @app.callback(
+    """Pages are got by their address, so that the first one can be asked for before any script has arrived."""
+
+    @app.server.get(f"{CONTENT}/", defaults={"path": ""})
+    @app.server.get(f"{CONTENT}/<path:path>")
+    def _page(path: str) -> Response:
+        page = pages.get(f"/{path.rstrip('/')}")
+        search = f"?{request.query_string.decode(errors='replace')}" if request.query_string else ""
+        content, full = page.layout(read(search)) if page else (_missing(), "")
+        shown = [here(page, search), content] if page else content
+        answer = Response(to_json_plotly([shown, full]), mimetype="application/json")
+        answer.cache_control.no_store = True
+        return answer
+
+    app.clientside_callback(
+        ClientsideFunction("probe", "page"),
         Output(PAGE, "children"),
         Output("born", "data"),
         Input(ADDRESS, "pathname"),
         State(ADDRESS, "search"),
     )
-    def _page(path: str | None, search: str | None) -> tuple[object, str]:
-        page = pages.get((path or "/").rstrip("/") or "/")
-        if page is None:
-            return _missing(), ""
-        content, full = page.layout(read(search))
-        return [here(page, search), content], full
 
 
 def _missing() -> object:

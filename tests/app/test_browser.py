@@ -29,6 +29,7 @@ def page(chromium: Any, served: str) -> Iterator[Any]:
     page.on("console", lambda one: said.append(one.text) if one.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}") or dialog.dismiss())
+    page.said, page.home = said, served
     yield page
     context.close()
     assert said == []
@@ -73,6 +74,44 @@ def test_metrics_are_chosen_and_the_address_says_so(page: Any) -> None:
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
     page.goto(shared)
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
+
+
+def test_metrics_that_are_not_shown_are_named(page: Any) -> None:
+    """One that the report does not have; it stays in the address, and the note with it, until others are chosen."""
+    page.goto("/?report=exact&metrics=waad%7Cno_such_metric")
+    page.wait_for_selector("#left-out:has-text('no_such_metric')")
+    page.wait_for_load_state("networkidle")
+    assert "no_such_metric" in page.url
+    assert "no_such_metric" in page.inner_text("#left-out")
+    page.click("#overview-metrics")
+    page.get_by_role("option", name="sink").click()
+    page.wait_for_selector("#left-out", state="detached")
+    assert "no_such_metric" not in page.url
+
+
+def test_a_page_that_has_no_answer_says_so(page: Any) -> None:
+    """Where the server has ended, or fails: the way on is told, and other pages still open once it is back."""
+    page.goto("/?report=exact")
+    page.wait_for_selector(FIGURE)
+    page.route("**/_page/**", lambda route: route.fulfill(status=503))
+    page.get_by_role("link", name=re.compile("^Head")).click()
+    page.wait_for_selector("#problem:has-text('503')")
+    page.unroute("**/_page/**")
+    page.get_by_role("link", name=re.compile("^Overview")).click()
+    page.wait_for_selector("#overview-report")
+    assert page.said.pop()  # the browser itself notes the status
+
+
+def test_the_first_page_is_asked_for_once(page: Any) -> None:
+    """What the document asks for ahead is what the scripts take."""
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url.partition(page.home)[2]))
+    page.goto("/head?report=exact&head=L1.H3&by=entropy&q=0-8")
+    page.wait_for_selector(FIGURE)
+    page.wait_for_load_state("networkidle")
+    pages = [one for one in asked if one.startswith("/_page")]
+    assert pages == ["/_page/head?report=exact&head=L1.H3&by=entropy&q=0-8"]
+    assert sum(one.startswith(("/_dash-layout", "/_dash-dependencies")) for one in asked) == 2
 
 
 def test_a_head_is_opened_from_the_map_and_from_the_table(page: Any) -> None:

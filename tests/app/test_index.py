@@ -1,25 +1,32 @@
 """Which scripts the first page loads."""
 
 import re
+from html import unescape
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from plotly.offline import get_plotlyjs_version
 from probe_app import create_app
-from probe_app.index import PLOTLY, REGENERATOR, arranged, fits
+from probe_app.index import CONTENT, PLOTLY, arranged, fits
+from probe_app.scripts import Squeezed, join
 
 ROOT = Path(__file__).parents[2]
+
+
+def scripts(folder: Path) -> list[str]:
+    """The texts of the scripts that the first page names, in their order."""
+    client = create_app([folder]).server.test_client()
+    return [client.get(one).text for one in re.findall(r'<script src="([^"]+)"', client.get("/").text)]
 
 
 def test_the_part_of_plotly_that_is_shipped_fits_the_installed_one(tmp_path: Path) -> None:
     """It is in the page once, says its version itself, and comes with its licence."""
     if not fits(get_plotlyjs_version()):
         pytest.skip("another major version of plotly is installed, and all of it is loaded")
-    page = create_app([tmp_path]).server.test_client().get("/").text
-    assert page.count(PLOTLY) == 1
-    script = create_app([tmp_path]).server.test_client().get(f"/assets/{PLOTLY}").text
-    assert f"v{PLOTLY.removeprefix('plotly-figures-').removesuffix('.min.js')} " in script[:200]
-    assert "MIT" in script[:300]
+    (plotly,) = [one for one in scripts(tmp_path) if "/*! plotly.js" in one]
+    assert f"v{PLOTLY.removeprefix('plotly-figures-').removesuffix('.min.js')} " in plotly[:200]
+    assert "MIT" in plotly[:300]
 
 
 def test_the_part_of_plotly_draws_all_that_figures_are_made_of() -> None:
@@ -36,17 +43,88 @@ def test_the_part_of_plotly_draws_all_that_figures_are_made_of() -> None:
 
 def test_of_the_polyfill_only_what_dash_uses_is_loaded(tmp_path: Path) -> None:
     """The regenerator takes its place, before all others."""
+    first = scripts(tmp_path)[0]
+    assert "regeneratorRuntime" in first
+    assert (
+        first.index("regeneratorRuntime")
+        < first.index("react.production.min.js")
+        < first.index("DashRenderer")
+    )
+
+
+def test_scripts_are_few_and_have_the_note_to_compile_them_ahead(tmp_path: Path) -> None:
+    """Three: React with Dash and its components, Mantine, Plotly; the browser honours the note in the first line."""
+    found = scripts(tmp_path)
+    assert len(found) <= 3
+    assert all(one.startswith("//# allFunctionsCalledOnLoad\n") for one in found)
+    assert "window.dash_clientside.probe" in found[0]
+    assert "webpackChunkdash_core_components" in found[0]
+    assert "dash_mantine_components" in found[1]
+
+
+def test_a_script_that_is_kept_is_another_one_once_its_text_changes() -> None:
+    """Its address has its text in it, and stays in the folder where the script finds its other parts."""
+    one, other = join("/a/b/c.js?m=1", [b"x()", b"y()"]), join("/a/b/c.js?m=1", [b"x()", b"z()"])
+    assert one.path.rpartition("/")[0] == other.path.rpartition("/")[0] == "/a/b"
+    assert one.path != other.path
+    assert one.text.endswith(b"x()\n;\ny()")
+    assert "immutable" in one.answer().headers["Cache-Control"]
+
+
+def test_scripts_are_for_those_who_may_ask(tmp_path: Path) -> None:
+    """The check of the host comes first."""
+    client = create_app([tmp_path], "127.0.0.1").server.test_client()
+    path = re.findall(r'<script src="([^"]+)"', client.get("/").text)[0]
+    assert client.get(path, headers={"Host": "elsewhere.example"}).status_code == 403
+    assert client.get(f"{CONTENT}/", headers={"Host": "elsewhere.example"}).status_code == 403
+
+
+def test_scripts_are_compressed_once_and_other_answers_are_not_kept(tmp_path: Path) -> None:
+    """What a page shows may have changed by the next time."""
+    app = create_app([tmp_path])
+    client = app.server.test_client()
+    path = re.findall(r'<script src="([^"]+)"', client.get("/").text)[0]
+    squeezed = client.get(path, headers={"Accept-Encoding": "gzip"})
+    assert squeezed.headers["Content-Encoding"] == "gzip"
+    assert len(squeezed.data) < len(client.get(path).data) / 2
+    assert client.get(path, headers={"Accept-Encoding": "gzip"}).data == squeezed.data
+    told = client.get(f"{CONTENT}/")
+    assert told.headers["Cache-Control"] == "no-store"
+    kept = Squeezed()
+    for key in ("gzip;", f"gzip;{path}"):
+        kept.set(key, b"text")
+    assert (kept.get("gzip;"), kept.get(f"gzip;{path}")) == (None, b"text")
+
+
+def test_the_grid_comes_later() -> None:
+    """The other scripts stay in their order, and what no page uses is left out."""
+    suites = ("react@18.js", "dash_mantine_components/m.js", "dash_ag_grid/g.js", "dash_table/t.js",
+              "polyfill@7.js", "x/dcc/dash_core_components.v1.js", "html.js")  # fmt: skip
+    tags = "\n".join(f'<script src="/{one}"></script>' for one in suites)
+    first, mantine, grid = arranged(tags, "/r.js")
+    assert first == [
+        "/react@18.js",
+        "/r.js",
+        "/x/dcc/dash_core_components.v1.js",
+        "/x/dcc/async-graph.js",
+        "/html.js",
+    ]
+    assert (mantine, grid) == ("/dash_mantine_components/m.js", "/dash_ag_grid/g.js")
+
+
+@pytest.mark.parametrize("address", ["/?report=a%26b", "/head?report=r&metric=sink%3An%3D4%7Centropy"])
+def test_what_the_first_page_will_ask_for_is_asked_for_at_once(address: str, tmp_path: Path) -> None:
+    """By the same address, letter by letter: else a browser would ask twice."""
+    page = create_app([tmp_path]).server.test_client().get(address).text
+    asked = [unescape(one) for one in re.findall(r'rel="preload" as="fetch"[^>]* href="([^"]+)"', page)]
+    assert asked == [f"{CONTENT}{address}", "/_dash-layout", "/_dash-dependencies"]
+
+
+@pytest.mark.parametrize("mark", ['"><script>alert(1)</script>', "{%config%}", "'><img src=x>", "&quot;>"])
+def test_an_address_is_no_markup(mark: str, tmp_path: Path) -> None:
+    """Whatever stands in it, in its path or behind it, stays within its attribute."""
     client = create_app([tmp_path]).server.test_client()
-    scripts = re.findall(r'<script src="([^"]+)"', client.get("/").text)
-    assert not any("polyfill" in one for one in scripts)
-    assert REGENERATOR in scripts[0]
-    assert "regeneratorRuntime" in client.get(scripts[0]).text
-
-
-def test_the_grid_is_only_announced() -> None:
-    """The other scripts stay in their order."""
-    tags = '<script src="/a.js"></script>\n<script src="/x/dash_ag_grid/g.js"></script>\n<script src="/b.js"></script>'
-    found = arranged(tags, "/r.js")
-    assert '<script src="/x/dash_ag_grid' not in found
-    assert 'href="/x/dash_ag_grid/g.js"' in found
-    assert found.index("/a.js") < found.index("/b.js")
+    for page in (client.get(f"/{quote(mark)}").text, client.get("/", query_string=f"report={mark}").text):
+        (link,) = re.findall(rf'<link rel="preload"[^>]* href="({CONTENT}[^"]*)">', page)
+        assert not set(link) & set("<>{}")
+        assert mark not in page

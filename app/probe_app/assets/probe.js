@@ -2,6 +2,7 @@
 window.dash_clientside = window.dash_clientside || {};
 
 (function () {
+  const content = "/_page"; // where the server tells what is on a page
   let gridLoads = null;
 
   function load(url) {
@@ -50,6 +51,20 @@ window.dash_clientside = window.dash_clientside || {};
   }
 
   window.dash_clientside.probe = {
+    // The content of a page, and its address in full. The first one is on its way since the document arrived.
+    page: async function (path, search) {
+      try {
+        const answer = await fetch(content + (path || "/") + (search || ""));
+        if (!answer.ok) throw new Error("it answered " + answer.status);
+        const told = await answer.json();
+        return path === location.pathname ? told : [none(), none()]; // else somebody has gone on meanwhile
+      } catch (error) {
+        const said = "It cannot be told what is on this page: " + error.message + ". Load it again once probe dashboard runs.";
+        const props = { id: "problem", title: "No answer", color: "red", children: said };
+        return [{ namespace: "dash_mantine_components", type: "Alert", props }, ""];
+      }
+    },
+
     openFromMap: function (clicks) {
       const asked = window.dash_clientside.callback_context.triggered_id;
       const found = points(clicks);
@@ -64,7 +79,7 @@ window.dash_clientside = window.dash_clientside || {};
     grid: async function () {
       if (!window.dash_ag_grid) {
         await new Promise((later) => requestIdleCallback(later, { timeout: 2000 }));
-        gridLoads = gridLoads || load(document.getElementById("grid-script").href);
+        gridLoads = gridLoads || load(document.querySelector("meta[name=grid-script]").content);
         await gridLoads;
       }
       return true;

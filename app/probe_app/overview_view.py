@@ -122,7 +122,7 @@ def _table(report: Report) -> object:
     rows = records(report)
     if not rows:
         return None
-    how = "Sort by a column's name, filter below it, click a row to open the head."
+    how = "Sort by a column's name, filter below it, click a row, or press Enter in it, to open the head."
     copy = dcc.Clipboard(id="copy-heads", title="Copy the table as text")
     above = [
         dmc.Title("Heads", order=2, size="h4"),

@@ -69,7 +69,7 @@ def _show(app: dash.Dash, pages: dict[str, Page]) -> None:
         search = f"?{request.query_string.decode(errors='replace')}" if request.query_string else ""
         content, full = page.layout(read(search)) if page else (_missing(), "")
         shown = [here(page, search), content] if page else content
-        answer = Response(to_json_plotly([shown, full]), mimetype="application/json")
+        answer = Response(to_json_plotly([shown, full], engine="orjson"), mimetype="application/json")
         answer.cache_control.no_store = True
         return answer
 

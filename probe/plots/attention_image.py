@@ -38,8 +38,8 @@ def attention_image(
     shade = np.log10(np.maximum(values, _DARKEST)) if log else values
     heat = go.Heatmap(
         z=np.round(shade, 3).astype(np.float32),
-        x=keys,
-        y=queries,
+        x=np.asarray(keys),
+        y=np.asarray(queries),
         customdata=np.round(values, 6).astype(np.float32),
         meta="exact",  # what the colours show is in customdata
         zmin=np.log10(_DARKEST) if log else 0.0,

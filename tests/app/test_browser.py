@@ -126,6 +126,14 @@ def test_a_head_is_opened_from_the_map_and_from_the_table(page: Any) -> None:
     page.wait_for_selector('.ag-row[row-id="L0.H2"] [col-id="layer"]', timeout=60_000)
     page.locator('.ag-row[row-id="L0.H2"] [col-id="layer"]').click()
     page.wait_for_url("**/head?**head=L0.H2**")
+    page.wait_for_selector("#tokens .token")
+    page.go_back()
+    cell = page.locator('.ag-row[row-id="L0.H1"] [col-id="layer"]')
+    cell.wait_for(timeout=60_000)
+    cell.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/head?**head=L0.H1**")
+    page.wait_for_selector("#tokens .token")
 
 
 def test_a_map_that_is_there_is_not_drawn_anew_beside_another(page: Any) -> None:

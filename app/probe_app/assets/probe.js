@@ -5,6 +5,13 @@ window.dash_clientside = window.dash_clientside || {};
   const content = "/_page"; // where the server tells what is on a page
   let gridLoads = null;
 
+  // As a link does: to another page without loading anew.
+  function go(address) {
+    history.pushState({}, "", address);
+    window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+    window.scrollTo(0, 0);
+  }
+
   function load(url) {
     return new Promise((done, failed) => {
       const script = Object.assign(document.createElement("script"), { src: url, onload: done, onerror: failed });
@@ -46,6 +53,15 @@ window.dash_clientside = window.dash_clientside || {};
     return "/head?" + fields.toString();
   }
 
+  // The row of a head in the table is a way to its page, for the mouse and for the keyboard.
+  for (const kind of ["click", "keydown"]) {
+    document.addEventListener(kind, (event) => {
+      const row = event.target instanceof Element && event.target.closest(".heads .ag-row[row-id]");
+      const address = row && (kind === "click" || event.key === "Enter") && pageOf(row.getAttribute("row-id"));
+      if (typeof address === "string") go(address);
+    });
+  }
+
   function points(clicks) {
     return [clicks].flat().filter(Boolean).map((click) => click.points[0].customdata);
   }
@@ -69,10 +85,6 @@ window.dash_clientside = window.dash_clientside || {};
       const asked = window.dash_clientside.callback_context.triggered_id;
       const found = points(clicks);
       return asked && found.length ? pageOf(found[0]) : none();
-    },
-
-    openFromTable: function (cell) {
-      return cell ? pageOf(cell.rowId) : none();
     },
 
     // The grid's script comes after the figures: it is large, and they are what is looked at first.

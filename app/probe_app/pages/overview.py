@@ -127,12 +127,6 @@ class Overview(Page):
                 [Input({"mark": mark, "name": name}, "clickData")],
                 prevent_initial_call=True,
             )
-        app.clientside_callback(
-            ClientsideFunction("probe", "openFromTable"),
-            to_page,
-            Input("heads", "cellClicked"),
-            prevent_initial_call=True,
-        )
 
         @app.callback(
             Output("copy-heads", "content"),

@@ -38,6 +38,14 @@ class Teller:
         """Write the state down."""
         write_json(self.place / "status.json", {"state": state, **more})
 
+    def failed(self, message: str) -> int:
+        """Say why the job failed, unless nobody waits for it any more; returns the exit code."""
+        if (self.place / "cancel").exists():
+            self.say("cancelled")
+            return _CANCELLED
+        self.say("failed", message=message)
+        return 1
+
 
 def main(place: Path) -> int:
     """Do the job of a folder; returns the exit code."""
@@ -50,12 +58,10 @@ def main(place: Path) -> int:
             work: Callable[..., Mapping[str, Any]] = importlib.import_module(_WORKS[request["work"]]).work
             found = work(request, place, tell)
     except ProbeError as error:
-        tell.say("failed", message=str(error))
-        return 1
+        return tell.failed(str(error))
     except Exception as error:  # noqa: BLE001 -- whatever it was, the page must say it
         traceback.print_exc()
-        tell.say("failed", message=f"{type(error).__name__}: {error}")
-        return 1
+        return tell.failed(f"{type(error).__name__}: {error}")
     tell.say("done", **found)
     return 0
 

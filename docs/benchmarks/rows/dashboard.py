@@ -6,11 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 LENGTH = 8192
 FIGURE = ".js-plotly-plot:not(.dash-graph--pending) .main-svg"  # drawn, and answering to clicks
@@ -32,16 +33,25 @@ def measure(rounds: int) -> dict[str, object]:
              "--keep", "qk", "--out", str(folder)], check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         started = time.perf_counter()
-        server = subprocess.Popen(
-            [probe, "dashboard", scratch, "--port", "0"], stderr=subprocess.PIPE, text=True
-        )
-        try:
-            url = _listening(server)
+        with _served(probe, "dashboard", scratch, "--port", "0") as url:
             up = time.perf_counter() - started
-            return _table(up, _in_browser(url, rounds))
-        finally:
-            server.terminate()
-            server.wait()
+            least = str(Path(__file__).parents[1] / "least_page.py")
+            with (
+                _served(sys.executable, least, "plain") as plain,
+                _served(sys.executable, least, "arranged") as arranged,
+            ):
+                return _table(up, _in_browser(url, rounds, {"plain": plain, "arranged": arranged}))
+
+
+@contextmanager
+def _served(*command: str) -> Iterator[str]:
+    """The address that a server says it listens at, while it runs."""
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield _listening(server)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _text() -> str:
@@ -58,8 +68,8 @@ def _listening(server: subprocess.Popen[str]) -> str:
     raise RuntimeError("the dashboard did not start")
 
 
-def _in_browser(url: str, rounds: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"first": [], "table": [], "bytes": [], "largest": [], "steps": {}}
+def _in_browser(url: str, rounds: int, least: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"first": [], "table": [], "bytes": [], "largest": [], "steps": {}, "least": {}}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         for _ in range(rounds):
@@ -80,8 +90,26 @@ def _in_browser(url: str, rounds: int) -> dict[str, Any]:
             page.wait_for_load_state("networkidle")
             found["largest"].append(max(sizes))
             context.close()
+            for kind, there in least.items():
+                for what, took in _least(browser, there).items():
+                    found["least"].setdefault(f"{kind} {what}", []).append(took)
         browser.close()
     return found
+
+
+def _least(browser: Browser, url: str) -> dict[str, float]:
+    """Seconds to the first page of the least application, and to the map that its button gives."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    start = time.perf_counter()
+    page.goto(url)
+    page.wait_for_selector(FIGURE)
+    first = time.perf_counter() - start
+    page.wait_for_load_state("networkidle")
+    large = f"document.querySelector('#large {FIGURE}')"
+    step = _timed(page, lambda page, _url: Step(page.locator("#draw").click, large), url)
+    context.close()
+    return {"first": first, "step": step}
 
 
 class Step(NamedTuple):
@@ -191,6 +219,9 @@ def _table(up: float, found: dict[str, Any]) -> dict[str, object]:
         }
         return {"what": what, **shape}
 
+    def least(what: str) -> float:
+        return statistics.median(found["least"][what])
+
     first = statistics.median(found["first"])
     steps = [
         line(what, 1000 * statistics.median(times), "ms", 300.0) for what, times in found["steps"].items()
@@ -200,13 +231,18 @@ def _table(up: float, found: dict[str, Any]) -> dict[str, object]:
         "lines": [
             line("from the start of the command until it listens", up, "s", None),
             line("first page, from its address to its figures", first, "s", 1.5),
+            line("the least page: Dash as it comes, one map of 2 × 2", least("plain first"), "s", None),
+            line("the least page, with scripts loaded as here", least("arranged first"), "s", None),
             line("first page, from its address to its table", statistics.median(found["table"]), "s", None),
             *steps,
+            line("the least page: from a button to a map", 1000 * least("arranged step"), "ms", None),
             line("first page, bytes sent (compressed)", statistics.median(found["bytes"]) / 1e6, "MB", 3.0),
             line("largest answer of a session (compressed)", max(found["largest"]) / 1e6, "MB", 2.0),
         ],
         "notes": [
             "medians over fresh browser contexts with an empty cache; a step lasts, by the browser's clock, from the "
-            "event of the mouse or the key to the frame that shows what was asked"
+            "event of the mouse or the key to the frame that shows what was asked",
+            "the least page is docs/benchmarks/least_page.py: what Dash, Mantine and Plotly take on this machine for "
+            "one map, whatever else is shown",
         ],
     }

@@ -7,6 +7,8 @@ from typing import Any
 from probe.report import Report
 from probe.report.ranking import cells, head_axis, head_name
 
+_WIDEST = 240  # pixels of a column
+
 
 def records(report: Report) -> list[dict[str, Any]]:
     """A row per query head: its name, its layer, and its value for every metric of query heads (None: undefined)."""
@@ -36,7 +38,10 @@ def columns(report: Report) -> list[dict[str, Any]]:
         {
             "field": _field(key),
             "headerName": key,
-            "headerTooltip": f"{answer.summary} ({answer.unit})",
+            "headerTooltip": f"{key}: {answer.summary} ({answer.unit})",
+            "minWidth": min(
+                _WIDEST, max(110, 50 + 8 * len(key))
+            ),  # its name in full, unless parameters make it long
             "valueFormatter": {"function": "params.value == null ? '–' : d3.format('.4~g')(params.value)"},
             "sortingOrder": ["desc", "asc", None] if answer.better == "high" else ["asc", "desc", None],
             **number,

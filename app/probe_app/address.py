@@ -32,7 +32,7 @@ def span(text: str | None, length: int, shortest: int = 1) -> tuple[int, int]:
     ((3, 9), (0, 100), (90, 100))
     """
     first, _, last = (text or "").partition("-")
-    if not (first.isdigit() and last.isdigit()):
+    if not (first.isdecimal() and last.isdecimal()):
         return 0, length
     start = min(int(first), max(0, length - shortest))
     return start, min(max(int(last), start + shortest), length)

@@ -87,7 +87,7 @@ def _shown(
 
 
 def _prompt(asked: str | None, report: Report) -> int:
-    number = int(asked) if asked and asked.isdigit() else 0
+    number = int(asked) if asked and asked.isdecimal() else 0
     most = max(1, len(report.prompts), report.provenance.prompts)
     if number >= most:
         raise ReportError(f"prompt {number} was asked; the report has {most}, counted from 0: choose another")

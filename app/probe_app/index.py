@@ -2,14 +2,14 @@
 
 import re
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import dash
 from flask import Response, request
 from plotly.offline import get_plotlyjs_version
 
-from probe_app.scripts import Bundle, join
+from probe_app.scripts import Bundle, Squeezed, join
 
 CONTENT = "/_page"  # before the address of a page: what is on it
 PLOTLY = "plotly-figures-4.1.1.min.js"  # among the assets; built by app/plotly_bundle
@@ -19,6 +19,8 @@ _DCC, _MANTINE = "/dcc/dash_core_components.", "/dash_mantine_components/"
 _GRAPHS = "async-graph.js"  # the part of Dash's core components that every page with a figure asks for
 _LATER = "/dash_ag_grid/"  # the table of heads is drawn after the figures
 _UNUSED = "/dash_table/"
+_OWN = "/assets/probe.js"
+_SUITES = "/_dash-component-suites/dash/"
 _POLYFILL = "/polyfill@"  # for browsers of before 2018; of it, Dash needs the regenerator
 
 
@@ -33,32 +35,55 @@ class App(dash.Dash):  # type: ignore[misc]  # Dash has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._bundles: dict[str, Bundle] = {}
+        self._tags = ""  # what stands in the page instead of Dash's script tags
         self._grid = ""
+        # Scripts alone are kept compressed: any other answer may be another the next time.
+        self.server.config |= {
+            "COMPRESS_CACHE_BACKEND": Squeezed,
+            "COMPRESS_CACHE_KEY": lambda asked: asked.path if asked.path in self._bundles else "",
+        }
+
+    def ready(self) -> None:
+        """Join the scripts, once everything is registered, and before anybody asks.
+
+        Where this Dash has other scripts than those that are known here, they stay as they are, and the log says so.
+        """
+        self.server.before_request(self._bundle)
+        with self.server.test_client().get("/") as page:
+            tags = page.text
+        try:
+            self._join(tags)
+        except LookupError as error:
+            self.server.logger.warning(
+                "scripts are not joined, so that pages open later than they could: %s", error
+            )
 
     def interpolate_index(self, **parts: Any) -> str:
         """The page as Dash makes it, with its scripts joined; what they will ask for is asked for meanwhile."""
-        if not self._bundles:
-            self._join(parts["scripts"])
-        told = (f"{CONTENT}{_address()}", "/_dash-layout", "/_dash-dependencies")
-        hints = [
-            f'<link rel="preload" as="fetch" crossorigin="anonymous" href="{escape(one)}">' for one in told
-        ]
-        parts["metas"] = "\n".join(
-            [parts["metas"], f'<meta name="grid-script" content="{self._grid}">', *hints]
-        )
-        parts["scripts"] = "\n".join(f'<script src="{path}"></script>' for path in self._bundles)
+        if self._bundles:
+            told = (f"{CONTENT}{_address()}", "/_dash-layout", "/_dash-dependencies")
+            hints = [
+                f'<link rel="preload" as="fetch" crossorigin="anonymous" href="{escape(one)}">'
+                for one in told
+            ]
+            grid = f'<meta name="grid-script" content="{self._grid}">'
+            parts["metas"] = "\n".join([parts["metas"], grid, *hints])
+            parts["scripts"] = self._tags + _SCRIPT.sub("", parts["scripts"])
         return str(super().interpolate_index(**parts))
 
-    def _join(self, tags: str) -> None:
+    def _join(self, page: str) -> None:
         """Make the scripts that are loaded of those that Dash names."""
-        first, mantine, grid = arranged(tags, str(self.get_asset_url(REGENERATOR)))
+        found = arranged(page, str(self.get_asset_url(REGENERATOR)))
         plotly = [str(self.get_asset_url(PLOTLY))] if fits(get_plotlyjs_version()) else []
-        dcc = next(one for one in first if _DCC in one)
+        groups = [found.first, [found.mantine], *([one] for one in plotly)]
+        besides = [found.dcc, found.mantine, *plotly]
         made = [
             join(beside, [self._source(one) for one in sources])
-            for beside, sources in ((dcc, first), (mantine, [mantine]), *((one, [one]) for one in plotly))
+            for beside, sources in zip(besides, groups, strict=True)
         ]
-        self._grid = grid
+        paths = [*(one.path for one in made), *found.others]
+        self._tags = "\n".join(f'<script src="{path}"></script>' for path in paths)
+        self._grid = found.grid
         self._bundles = {one.path: one for one in made}
 
     def _source(self, path: str) -> bytes:
@@ -70,8 +95,7 @@ class App(dash.Dash):  # type: ignore[misc]  # Dash has no types
                 )
             return bytes(answer.data)
 
-    def bundle(self) -> Response | None:
-        """The joined script of the address that is asked for, if it is one; to be asked before Dash is."""
+    def _bundle(self) -> Response | None:
         found = self._bundles.get(request.path)
         return found.answer() if found else None
 
@@ -91,17 +115,38 @@ def fits(version: str) -> bool:
     return PLOTLY.startswith(f"plotly-figures-{version.partition('.')[0]}.")
 
 
-def arranged(tags: str, regenerator: str) -> tuple[list[str], str, str]:
-    """The addresses of Dash's script tags: those that go into the first script, Mantine's, and the grid's.
+class Scripts(NamedTuple):
+    """The addresses of the scripts of a page."""
 
-    Scripts that no page uses are left out. `regenerator` is the address of the one part of the polyfill that is in use.
+    first: list[str]  # of Dash and our own, to be joined
+    dcc: str  # the one of those that looks for further parts beside it
+    mantine: str
+    grid: str
+    others: list[str]  # of component libraries that somebody else has imported
+
+
+def arranged(page: str, regenerator: str) -> Scripts:
+    """The scripts that a page of Dash names, sorted; those that nothing here uses are left out.
+
+    `regenerator` is the address of the one part of the polyfill that is in use.
+
+    Raises:
+        LookupError: a script is missing that every page needs.
     """
-    found = _SCRIPT.findall(tags)
-    first = [
-        regenerator if _POLYFILL in one else one
-        for one in found
-        if not any(other in one for other in (_UNUSED, _LATER, _MANTINE))
-    ]
-    at = next(n for n, one in enumerate(first) if _DCC in one)
-    first.insert(at + 1, first[at].rpartition("/")[0] + "/" + _GRAPHS)
-    return first, next(one for one in found if _MANTINE in one), next(one for one in found if _LATER in one)
+    found = [one for one in _SCRIPT.findall(page) if _UNUSED not in one]
+    mantine, grid, dcc = (_only(found, mark) for mark in (_MANTINE, _LATER, _DCC))
+    _only(found, _OWN)
+    ours = [one for one in found if one.startswith((_SUITES, "/assets/"))]
+    first = [regenerator if _POLYFILL in one else one for one in ours]
+    first.insert(first.index(dcc) + 1, dcc.rpartition("/")[0] + "/" + _GRAPHS)
+    others = [one for one in found if one not in (*ours, mantine, grid)]
+    return Scripts(first, dcc, mantine, grid, others)
+
+
+def _only(addresses: list[str], mark: str) -> str:
+    for one in addresses:
+        if mark in one:
+            return one
+    raise LookupError(
+        f"a script with {mark!r} in its address was looked for; Dash names {', '.join(addresses)}"
+    )

@@ -10,6 +10,7 @@ import re
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ class Jobs:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write to a temporary name, then rename."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     fresh.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
     fresh.replace(path)
 

@@ -47,8 +47,9 @@ class Library:
         names: dict[str, int] = {}
         shelves = []
         for folder in found:
-            number = names[folder.name] = names.get(folder.name, 0) + 1
-            shelves.append(Shelf(folder.name if number == 1 else f"{folder.name} ({number})", folder))
+            name = folder.name.encode(errors="replace").decode()  # a name may be bytes that are no text
+            number = names[name] = names.get(name, 0) + 1
+            shelves.append(Shelf(name if number == 1 else f"{name} ({number})", folder))
         return shelves
 
     def names(self) -> list[str]:

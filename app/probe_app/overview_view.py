@@ -37,7 +37,7 @@ def overview_view(library: Library, fields: Mapping[str, str], redraw: Redraw, g
     if report is None:
         return {**told, **_nothing(redraw, "", nothing_yet()), "reports": listed}
     keys = report.keys()
-    asked = [key for key in fields.get("metrics", "").split(JOINED) if key]
+    asked = [key for key in dict.fromkeys(fields.get("metrics", "").split(JOINED)) if key]
     drawn = [key for key in asked if key in keys][:MOST] or keys[:SHOWN]
     left = [key for key in asked if key not in drawn]
     return {

@@ -35,7 +35,7 @@ def over_image(head: HeadId) -> list[object]:
 
 def patches(report: Report, head: HeadId, fields: Mapping[str, str], image: str | None) -> go.Figure:
     """A token map of the head as a square of patches; raises `ReportError` where the report has none."""
-    number = int(fields.get("prompt") or 0) if (fields.get("prompt") or "0").isdigit() else 0
+    number = int(fields.get("prompt") or 0) if (fields.get("prompt") or "0").isdecimal() else 0
     found = [
         (key, answer)
         for key, answer in zip(report.keys(), report.answers, strict=True)

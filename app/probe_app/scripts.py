@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from flask import Request, Response
+from flask import Response
 
 # Chromium then compiles the whole script on another thread while it arrives, and not bit by bit while the page waits.
 _EAGER = b"//# allFunctionsCalledOnLoad\n"
@@ -35,18 +35,13 @@ def join(beside: str, texts: Sequence[bytes]) -> Bundle:
 
 
 class Squeezed:
-    """Compressed scripts, kept by their address; other answers are made anew each time, and not kept."""
+    """Compressed scripts, kept under their keys ``encoding;path``; what has no path in its key is not kept."""
 
     def __init__(self) -> None:
         self._kept: dict[str, bytes] = {}
 
-    @staticmethod
-    def key(asked: Request) -> str:
-        """What an answer is kept under: nothing, where it may be another the next time."""
-        return asked.path if _MARK in asked.path else ""
-
     def get(self, key: str) -> bytes | None:
-        """The compressed script of a key ``encoding;path``."""
+        """The compressed script of a key."""
         return self._kept.get(key)
 
     def set(self, key: str, value: bytes) -> None:

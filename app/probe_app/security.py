@@ -31,7 +31,9 @@ def protect(server: Flask, host: str | None) -> None:
     def _known_host() -> None:
         if host in (None, *_LOOPBACK) and _name(request) not in _LOOPBACK:
             abort(403)
-        if request.method not in ("GET", "HEAD") and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        # Another site may lead here, and that is all: what it embeds or sends could keep the machine busy.
+        followed = request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "document"
+        if request.headers.get("Sec-Fetch-Site") == "cross-site" and not followed:
             abort(403)
 
     @server.after_request

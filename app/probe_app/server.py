@@ -19,7 +19,6 @@ from probe_app.library import Library
 from probe_app.models import Models
 from probe_app.pages import PAGES, Desk, Page
 from probe_app.pages.page import here
-from probe_app.scripts import Squeezed
 from probe_app.security import protect
 
 ADDRESS, PAGE = "address", "page"
@@ -46,16 +45,15 @@ def create_app(folders: Sequence[Path], host: str | None = None, models: Sequenc
         external_scripts=[],
         external_stylesheets=[],
     )
-    app.server.config |= {"COMPRESS_CACHE_BACKEND": Squeezed, "COMPRESS_CACHE_KEY": Squeezed.key}
     Compress(app.server)
     protect(app.server, host)
-    app.server.before_request(app.bundle)
     pages = {page.path: page for page in (make(desk) for make in PAGES)}
     app.layout = frame.layout(list(pages.values()), ADDRESS, PAGE)
     _show(app, pages)
     frame.connect(app)
     for page in pages.values():
         page.connect(app)
+    app.ready()
     return app
 
 

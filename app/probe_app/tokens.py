@@ -48,7 +48,7 @@ class Window:
         total = len(report.prompts[view.prompt].str_tokens) if view.prompt < len(report.prompts) else 0
         start, _ = span(fields.get("t"), total)
         start = min(start, max(0, total - 1)) // STEP * STEP
-        chosen = int(fields["at"]) if fields.get("at", "").isdigit() else None
+        chosen = int(fields["at"]) if fields.get("at", "").isdecimal() else None
         return cls(report, view, start, min(start + STEP, total), chosen)
 
     def words(self) -> dict[str, Any]:

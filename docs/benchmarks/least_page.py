@@ -17,11 +17,9 @@ import plotly.graph_objects as go
 import probe_app
 from dash import Input, Output, dcc, html
 from flask_compress import Compress
-from probe_app.index import App
-from probe_app.scripts import Squeezed
+from probe_app.index import CONTENT, App
 from probe_app.serving import listen
-
-CELLS = 256
+from probe_app.tile import CELLS
 
 
 def _app(kind: str) -> dash.Dash:
@@ -32,9 +30,8 @@ def _app(kind: str) -> dash.Dash:
     else:
         assets = Path(str(probe_app.__file__)).parent / "assets"
         app = App("least", assets_folder=str(assets), assets_ignore=r"(plotly|regenerator)-.*", **kwargs)
-        app.server.config |= {"COMPRESS_CACHE_BACKEND": Squeezed, "COMPRESS_CACHE_KEY": Squeezed.key}
         Compress(app.server)
-        app.server.before_request(app.bundle)
+        app.server.get(f"{CONTENT}/")(list)  # the page comes with the layout
     small = go.Figure(go.Heatmap(z=[[1, 2], [3, 4]]))
     app.layout = dmc.MantineProvider(
         [html.Button("Draw", id="draw"), dcc.Graph(figure=small), html.Div(id="drawn")]
@@ -45,6 +42,8 @@ def _app(kind: str) -> dash.Dash:
     def _draw(_clicks: int) -> object:
         return dcc.Graph(id="large", figure=go.Figure(go.Heatmap(z=values, customdata=values)))
 
+    if isinstance(app, App):
+        app.ready()
     return app
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from flask import Request
 from plotly.offline import get_plotlyjs_version
-from probe_app import create_app
+from probe_app import create_app, index
 from probe_app.index import CONTENT, PLOTLY, arranged, fits
 from probe_app.scripts import Squeezed, join
 
@@ -90,26 +91,45 @@ def test_scripts_are_compressed_once_and_other_answers_are_not_kept(tmp_path: Pa
     assert client.get(path, headers={"Accept-Encoding": "gzip"}).data == squeezed.data
     told = client.get(f"{CONTENT}/")
     assert told.headers["Cache-Control"] == "no-store"
+    assert app.server.config["COMPRESS_CACHE_KEY"](Request({"PATH_INFO": "/dash_renderer-made-up"})) == ""
     kept = Squeezed()
     for key in ("gzip;", f"gzip;{path}"):
         kept.set(key, b"text")
     assert (kept.get("gzip;"), kept.get(f"gzip;{path}")) == (None, b"text")
 
 
-def test_the_grid_comes_later() -> None:
-    """The other scripts stay in their order, and what no page uses is left out."""
-    suites = ("react@18.js", "dash_mantine_components/m.js", "dash_ag_grid/g.js", "dash_table/t.js",
-              "polyfill@7.js", "x/dcc/dash_core_components.v1.js", "html.js")  # fmt: skip
-    tags = "\n".join(f'<script src="/{one}"></script>' for one in suites)
-    first, mantine, grid = arranged(tags, "/r.js")
-    assert first == [
-        "/react@18.js",
-        "/r.js",
-        "/x/dcc/dash_core_components.v1.js",
-        "/x/dcc/async-graph.js",
-        "/html.js",
-    ]
-    assert (mantine, grid) == ("/dash_mantine_components/m.js", "/dash_ag_grid/g.js")
+SUITES = ("dash/deps/polyfill@7.js", "dash/deps/react@18.js", "dash_mantine_components/m.js", "dash_ag_grid/g.js",
+          "dash/dash_table/t.js", "dash/dcc/dash_core_components.v1.js", "other/o.js", "dash/html/h.js")  # fmt: skip
+
+
+def tags(*left_out: str) -> str:
+    """A page's scripts as Dash names them."""
+    paths = [f"/_dash-component-suites/{one}" for one in SUITES if one not in left_out]
+    return "\n".join(f'<script src="{one}"></script>' for one in [*paths, "/assets/probe.js?m=1"])
+
+
+def test_scripts_are_sorted() -> None:
+    """Those of Dash stay in their order, what no page uses is left out, and what somebody else imported stays."""
+    found = arranged(tags(), "/r.js")
+    start = "/_dash-component-suites/dash/"
+    assert found.first == ["/r.js", f"{start}deps/react@18.js", f"{start}dcc/dash_core_components.v1.js",
+                           f"{start}dcc/async-graph.js", f"{start}html/h.js", "/assets/probe.js?m=1"]  # fmt: skip
+    assert found.dcc == f"{start}dcc/dash_core_components.v1.js"
+    assert found.mantine.endswith("/m.js")
+    assert found.grid.endswith("/g.js")
+    assert found.others == ["/_dash-component-suites/other/o.js"]
+
+
+def test_a_dash_with_other_scripts_still_serves_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are loaded as Dash names them, and the log says which one was looked for."""
+    with pytest.raises(LookupError, match="dcc/dash_core_components"):
+        arranged(tags("dash/dcc/dash_core_components.v1.js"), "/r.js")
+    monkeypatch.setattr(index, "_GRAPHS", "no-such-part.js")
+    page = create_app([tmp_path]).server.test_client().get("/").text
+    assert "/dcc/dash_core_components." in page
+    assert "no-such-part.js" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["/?report=a%26b", "/head?report=r&metric=sink%3An%3D4%7Centropy"])

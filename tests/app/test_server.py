@@ -41,6 +41,14 @@ def test_other_sites_change_nothing(client) -> None:  # type: ignore[no-untyped-
     assert answer.status_code == 403
 
 
+def test_other_sites_may_lead_here_and_embed_nothing(client) -> None:  # type: ignore[no-untyped-def]
+    """A link is followed; an image or a frame of another site cannot keep the machine busy."""
+    for what, status in (("document", 200), ("image", 403), ("iframe", 403), ("empty", 403)):
+        asked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": what}
+        assert client.get("/", headers=asked).status_code == status, what
+        assert client.get("/_page/", headers=asked).status_code == status, what
+
+
 def test_large_requests_are_refused(client) -> None:  # type: ignore[no-untyped-def]
     """Before they are read."""
     answer = client.post(

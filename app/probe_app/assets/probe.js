@@ -58,7 +58,7 @@ window.dash_clientside = window.dash_clientside || {};
     document.addEventListener(kind, (event) => {
       const row = event.target instanceof Element && event.target.closest(".heads .ag-row[row-id]");
       const address = row && (kind === "click" || event.key === "Enter") && pageOf(row.getAttribute("row-id"));
-      if (typeof address === "string") go(address);
+      if (typeof address === "string" && !event.repeat && address !== location.pathname + location.search) go(address);
     });
   }
 
@@ -69,13 +69,19 @@ window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.probe = {
     // The content of a page, and its address in full. The first one is on its way since the document arrived.
     page: async function (path, search) {
+      const here = () => location.pathname + location.search;
+      let address = (path || "/") + (search || "");
       try {
-        const answer = await fetch(content + (path || "/") + (search || ""));
-        if (!answer.ok) throw new Error("it answered " + answer.status);
-        const told = await answer.json();
-        return path === location.pathname ? told : [none(), none()]; // else somebody has gone on meanwhile
+        for (;;) {
+          const answer = await fetch(content + address);
+          if (!answer.ok) throw new Error("probe dashboard answered " + answer.status + "; its terminal says why");
+          const told = await answer.json();
+          if (here() === address) return told;
+          if (location.pathname !== path) return [none(), none()]; // somebody has gone on to another page
+          address = here(); // or to another view of this one
+        }
       } catch (error) {
-        const said = "It cannot be told what is on this page: " + error.message + ". Load it again once probe dashboard runs.";
+        const said = "It cannot be told what is on this page: " + error.message + ". Load it again once that is mended.";
         const props = { id: "problem", title: "No answer", color: "red", children: said };
         return [{ namespace: "dash_mantine_components", type: "Alert", props }, ""];
       }

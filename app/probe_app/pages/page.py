@@ -39,7 +39,7 @@ class Page:
 
     def stays(self, path: str | None) -> None:
         """Stop a callback where the address is on its way to another page: what it says is not for this one."""
-        if path not in (None, self.path):
+        if path is not None and (path.rstrip("/") or "/") != self.path:
             raise PreventUpdate
 
     def connect(self, app: dash.Dash) -> None:

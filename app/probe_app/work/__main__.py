@@ -69,8 +69,10 @@ def main(place: Path) -> int:
 def _beat(place: Path, tell: Teller) -> None:
     while True:
         if (place / "cancel").exists():
-            tell.say("cancelled")
-            os._exit(_CANCELLED)
+            try:
+                tell.say("cancelled")
+            finally:
+                os._exit(_CANCELLED)
         (place / "alive").touch()
         time.sleep(BEAT)
 

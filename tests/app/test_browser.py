@@ -136,6 +136,20 @@ def test_a_head_is_opened_from_the_map_and_from_the_table(page: Any) -> None:
     page.wait_for_selector("#tokens .token")
 
 
+def test_of_two_heads_that_are_opened_at_once_the_second_is_shown(page: Any) -> None:
+    """The answer about the first comes when the address names the second already."""
+    page.goto("/?report=exact&metrics=entropy")
+    page.wait_for_selector(".ag-row", timeout=60_000)
+    page.wait_for_load_state("networkidle")
+    for name in ("L0.H1", "L0.H2"):
+        page.evaluate(
+            "name => document.querySelector(`.ag-row[row-id='${name}'] [col-id='layer']`).click()", name
+        )
+    page.wait_for_selector("#tokens .token")
+    page.wait_for_function("() => document.querySelector('#head-name').value === 'L0.H2'")
+    assert "head=L0.H2" in page.url
+
+
 def test_a_map_that_is_there_is_not_drawn_anew_beside_another(page: Any) -> None:
     """Of two maps the second alone is drawn when it is added, and the first answers to clicks as before."""
     page.goto("/?report=exact&metrics=entropy")

@@ -90,9 +90,7 @@ class App(dash.Dash):  # type: ignore[misc]  # Dash has no types
         """A script as Dash serves it."""
         with self.server.test_client().get(path) as answer:
             if answer.status_code != 200:
-                raise LookupError(
-                    f"{path} was asked of Dash for the first page; it answered {answer.status}"
-                )
+                raise LookupError(f"{path} was asked of Dash for the first page; it answered {answer.status}")
             return bytes(answer.data)
 
     def _bundle(self) -> Response | None:

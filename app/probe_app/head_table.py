@@ -7,7 +7,7 @@ from typing import Any
 from probe.report import Report
 from probe.report.ranking import cells, head_axis, head_name
 
-_WIDEST = 240  # pixels of a column
+_WIDEST = 240  # pixels of a column: names stand in full, unless parameters make them long
 
 
 def records(report: Report) -> list[dict[str, Any]]:
@@ -39,9 +39,7 @@ def columns(report: Report) -> list[dict[str, Any]]:
             "field": _field(key),
             "headerName": key,
             "headerTooltip": f"{key}: {answer.summary} ({answer.unit})",
-            "minWidth": min(
-                _WIDEST, max(110, 50 + 8 * len(key))
-            ),  # its name in full, unless parameters make it long
+            "minWidth": min(_WIDEST, max(110, 50 + 8 * len(key))),
             "valueFormatter": {"function": "params.value == null ? '–' : d3.format('.4~g')(params.value)"},
             "sortingOrder": ["desc", "asc", None] if answer.better == "high" else ["asc", "desc", None],
             **number,
